@@ -1,0 +1,57 @@
+"""Seedance: text and pictures to multi-shot films.
+
+    film = seedance.Seedance.from_pretrained("seedance-nano")("A red cube jumps. [cut] A blue sphere spins.", seed=1)
+    film.save("film.mp4")
+
+Notable choice: public names are looked up on first use, so `import seedance` loads no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from seedance.api import RenderRequest, RenderResult, render
+    from seedance.dit import DiTConfig, VideoDiT
+    from seedance.errors import SeedanceError
+    from seedance.pipeline import Seedance
+    from seedance.vae import VAEConfig, VideoVAE
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "DiTConfig": "seedance.dit",
+    "RenderRequest": "seedance.api",
+    "RenderResult": "seedance.api",
+    "Seedance": "seedance.pipeline",
+    "SeedanceError": "seedance.errors",
+    "VAEConfig": "seedance.vae",
+    "VideoDiT": "seedance.dit",
+    "VideoVAE": "seedance.vae",
+    "render": "seedance.api",
+}
+
+__all__ = [
+    "DiTConfig",
+    "RenderRequest",
+    "RenderResult",
+    "Seedance",
+    "SeedanceError",
+    "VAEConfig",
+    "VideoDiT",
+    "VideoVAE",
+    "render",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'seedance' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,63 @@
+"""Shots: the ground floor. Scripts, video files, the stage and its judge, and the runtime every model shares.
+
+Notable choices:
+- Public names are looked up on first use, so `import shots` loads neither torch nor a video library.
+- Nothing here imports `seedance` or `unitime`; what needs a model takes it as an argument typed by a `Protocol`
+  (`shots.protocols`).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shots.clip import Clip, ClipShot
+    from shots.errors import ShotsError
+    from shots.images import fit_image, read_image
+    from shots.script import Script, Shot
+    from shots.video import Video, VideoInfo, VideoWriter, probe, read_record, read_video
+
+_HOME = {
+    "Clip": "shots.clip",
+    "ClipShot": "shots.clip",
+    "Script": "shots.script",
+    "Shot": "shots.script",
+    "ShotsError": "shots.errors",
+    "Video": "shots.video",
+    "VideoInfo": "shots.video",
+    "VideoWriter": "shots.video",
+    "fit_image": "shots.images",
+    "probe": "shots.video",
+    "read_image": "shots.images",
+    "read_record": "shots.video",
+    "read_video": "shots.video",
+}
+
+__all__ = [
+    "Clip",
+    "ClipShot",
+    "Script",
+    "Shot",
+    "ShotsError",
+    "Video",
+    "VideoInfo",
+    "VideoWriter",
+    "fit_image",
+    "probe",
+    "read_image",
+    "read_record",
+    "read_video",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'shots' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,61 @@
+"""What `shots` expects of a model, without importing one.
+
+`cli.py` and `demos/` put the real ones in: `seedance.Seedance` is a Renderer, `unitime.UniTime` is a Grounder and an
+Answerer. Small on purpose: whatever has these methods will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from shots.script import Script
+    from shots.video import Video
+
+
+class Renderer(Protocol):
+    """Makes a film from a script; the same seed gives the same film."""
+
+    def __call__(self, script_or_prompt: Script | str, *, seed: int = 0) -> Video: ...
+
+
+class Moment(Protocol):
+    """A stretch of a video in seconds, with the score that the query is there (0 to 1)."""
+
+    @property
+    def start(self) -> float: ...
+    @property
+    def end(self) -> float: ...
+    @property
+    def score(self) -> float: ...
+
+
+class Grounding(Protocol):
+    """Where a query happens: moments best first; status is "ok", "not_found" or "parse_error"."""
+
+    @property
+    def query(self) -> str: ...
+    @property
+    def moments(self) -> Sequence[Moment]: ...
+    @property
+    def status(self) -> str: ...
+
+
+class Grounder(Protocol):
+    """Says when each query happens in a video, given as frames or as a file."""
+
+    def ground(self, video: Video | str | Path, queries: Sequence[str], top_k: int = 1) -> Sequence[Grounding]: ...
+
+
+class Captioner(Protocol):
+    """Describes a video as a script, shot by shot."""
+
+    def caption(self, video: Video | str | Path) -> Script: ...
+
+
+class Answerer(Protocol):
+    """Answers a question about a video in words, or with one of the options."""
+
+    def ask(self, video: Video | str | Path, question: str, options: Sequence[str] | None = None) -> str: ...

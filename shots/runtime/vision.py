@@ -1,0 +1,57 @@
+"""The only door through which torchvision and transformers are imported.
+
+torchvision's PyPI wheel is a CUDA build. Beside a CPU torch its compiled operators do not load, and importing it (and
+with it almost any model of transformers) fails with "operator torchvision::nms does not exist". Everything we use of it
+is written in Python, so the guard declares the two operator schemas it looks for, and only when the compiled ones are
+really missing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+_SCHEMAS = {
+    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}
+
+
+@cache
+def _guard() -> torch.library.Library | None:
+    """Declare torchvision's missing schemas once per process. Returns the library that must stay alive, or None."""
+    found = importlib.util.find_spec("torchvision")
+    if found is None or found.origin is None:
+        return None
+    for compiled in Path(found.origin).parent.glob("_C*.so"):
+        try:
+            torch.ops.load_library(compiled)
+        except OSError:
+            continue  # a build for another torch: exactly the case the guard is for
+    missing = [schema for name, schema in _SCHEMAS.items() if not hasattr(torch.ops.torchvision, name)]
+    if not missing:
+        return None
+    library = torch.library.Library("torchvision", "DEF" if len(missing) == len(_SCHEMAS) else "FRAGMENT")
+    for schema in missing:
+        library.define(schema)
+    return library
+
+
+def torchvision() -> ModuleType:
+    """The torchvision module; its compiled operators may be absent, all that is written in Python works."""
+    _guard()
+    import torchvision as module
+
+    return module
+
+
+def transformers() -> ModuleType:
+    """The transformers module, safe to import beside any build of torchvision or none."""
+    _guard()
+    import transformers as module
+
+    return module
