@@ -44,6 +44,8 @@ class Observed(Protocol):
 
     def sees_camera(self, shot: int) -> bool: ...
 
+    def sees_set(self, shot: int, fact: str) -> bool: ...
+
 
 @dataclass(frozen=True)
 class ActorFacts:
@@ -157,7 +159,10 @@ def facts_of(film: Film, shot: int, observations: Observed | None = None) -> Fac
             actions=tuple(action.kind for action in sorted(told, key=lambda action: action.start)),
         ))
     camera_told = observations is None or observations.sees_camera(shot)
-    return Facts(
-        actors=tuple(actors), camera=CAMERA_CLASS[spec.camera.move] if camera_told else None, shot_size=spec.camera.size,
-        angle=spec.camera.angle, floor=film.set.floor, sky=film.set.sky, style=film.set.style, fog=film.set.fog,
-    )
+    scene = {
+        "shot_size": spec.camera.size, "angle": spec.camera.angle, "floor": film.set.floor, "sky": film.set.sky,
+        "style": film.set.style, "fog": film.set.fog,
+    }
+    if observations is not None:
+        scene = {name: value for name, value in scene.items() if observations.sees_set(shot, name)}
+    return Facts(actors=tuple(actors), camera=CAMERA_CLASS[spec.camera.move] if camera_told else None, **scene)
