@@ -86,7 +86,7 @@ def render_film(
         all_times.append(part.times + starts)
         index.append(torch.full((len(part.times),), k, dtype=torch.long))
         total += len(part.times)
-        starts += shot_frames(film.shots[k].seconds, fps) / fps
+        starts += len(part.times) / fps
     return Rendered(
         frames=torch.cat([p.frames for p in parts]),
         times=torch.cat(all_times),
@@ -147,7 +147,7 @@ def _light(film: Film) -> _Light:
         "clear": ((1.25, 1.18, 1.02), (0.40, 0.47, 0.60), (0.10, 0.26, 0.68), (0.56, 0.72, 0.90), 0.68),
         "cloudy": ((0.55, 0.56, 0.58), (0.66, 0.68, 0.72), (0.42, 0.45, 0.50), (0.70, 0.72, 0.74), 0.40),
         "sunset": ((1.35, 0.72, 0.34), (0.42, 0.34, 0.42), (0.16, 0.12, 0.38), (1.00, 0.42, 0.14), 0.62),
-        "night": ((0.34, 0.40, 0.62), (0.16, 0.19, 0.30), (0.004, 0.008, 0.030), (0.035, 0.055, 0.13), 0.50),
+        "night": ((0.50, 0.56, 0.78), (0.24, 0.27, 0.38), (0.004, 0.008, 0.030), (0.035, 0.055, 0.13), 0.50),
         "studio": ((0.85, 0.84, 0.82), (0.52, 0.52, 0.53), (0.30, 0.30, 0.31), (0.62, 0.62, 0.62), 0.50),
     }
     sun, ambient, zenith, horizon, shadow = table[film.set.sky]
@@ -238,7 +238,8 @@ def _floor_colour(film: Film, x: Tensor, z: Tensor, foot: Tensor, foot_z: Tensor
         a, b = _vec((0.27, 0.27, 0.27), x), _vec((0.40, 0.40 + 0.01 * tint, 0.39), x)
         colour = (a + (b - a) * shade[..., None]) * (1 - 0.6 * slab)[..., None]
     if toon:
-        colour = (colour * 6.0).round() / 6.0 * 0.7 + colour * 0.3 + 0.04
+        level = colour.amax(-1, keepdim=True).clamp_min(1e-4)  # few flat tones, hue kept
+        colour = colour * ((level * 7.0).round().clamp_min(1.0) / 7.0 / level) + 0.03
     return colour, torch.zeros_like(colour)
 
 
