@@ -53,7 +53,7 @@ class Sample:
             latents=None,
             fps=self.rendered.fps,
             shots=shots,
-            caption=describe_film(self.film, rng, wording),
+            caption=describe_film(self.film, rng, wording, self.observations),
             labels=cell_labels(self.film, self.rendered),
             source=f"stage-{self.film.seed}",
         )
