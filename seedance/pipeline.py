@@ -1,0 +1,921 @@
+"""From a prompt or a script to a film: the parts (text encoder, DiT, VAE), the model folder, and the steps between.
+
+Notable choices:
+
+- A render has two halves. :meth:`Seedance.sample` makes a :class:`LatentFilm` (61 KB for three seconds),
+  :meth:`Seedance.decode` turns it into frames, chunk by chunk. Everything that edits a film (re-take a shot, extend it)
+  works on the former, so what is kept stays exactly as it was.
+- Shots are native: one latent sequence, shot after shot, each shot with its own caption and its own VAE clip. A cut is
+  therefore exact, and every shot is trimmed to exactly ``round(seconds * fps)`` frames.
+- Noise is drawn per film from its own seed, so a film made in a batch is the film made alone (to rounding).
+- The model folder is the hub's layout: ``model_index.json`` with the class of each component and the SHA-256 of every
+  file, one folder per component with ``config.json`` and safetensors. A file that differs is named, and nothing is
+  loaded partly.
+- What is adjusted is said: sizes that were rounded and words that the model's world does not hold go to the record and
+  to the log.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from seedance import flow, samplers
+from seedance.conditioning import Conditioning, collate
+from seedance.dit import DiTConfig, VideoDiT
+from seedance.errors import SeedanceError
+from seedance.shapes import RATIO_S, RATIO_T, VideoShape, fit_frames, fit_side
+from seedance.text import TextEncoder
+from seedance.vae import VAEConfig, VideoVAE
+from shots.errors import ShotsError
+from shots.runtime.device import pick_device, pick_dtype
+from shots.runtime.weights import load_into, load_tensors, resolve, save_tensors, sha256_file
+from shots.script import Script, Shot
+
+if TYPE_CHECKING:
+    from shots.video import Video
+
+log = logging.getLogger("seedance")
+
+SHIPPED = {"seedance-nano": Path(__file__).parent / "nano"}
+DEFAULT_MODEL = "seedance-nano"
+
+DECODE_CHUNK = 4  # latent frames decoded at once
+MAX_LATENT_FRAMES = 4096  # 20 minutes at 12 fps; beyond it the request is a mistake, not a film
+
+SAMPLERS = {"multistep": samplers.multistep, "euler": samplers.euler}
+
+Callback = Callable[[int, int, Tensor], None]
+"""``callback(step, steps, preview)``: steps done, steps in all, the latents (B, C, t, h, w) the film is heading for."""
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a model is rendered with where the caller says nothing; stored in its ``model_index.json``."""
+
+    height: int = 128
+    width: int = 128
+    fps: float = 12.0
+    seconds: float = 3.0
+    steps: int = 25
+    guidance_scale: float = 4.0
+    sampler: str = "multistep"
+    shift: float = (
+        1.0  # time shift of a film of ``shift_tokens`` latent cells; grows with the square root of their number
+    )
+    shift_tokens: int = 80
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One film, all sizes settled: what :meth:`Seedance.plan` makes of a request.
+
+    Attributes:
+        script: the script, every shot with its seconds.
+        frames: pixel frames of each shot.
+        height, width: pixels, multiples of 16.
+        fps: frames per second.
+        seed: of the noise.
+        notes: what was adjusted, one sentence each.
+    """
+
+    script: Script
+    frames: tuple[int, ...]
+    height: int
+    width: int
+    fps: float
+    seed: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def latent_frames(self) -> tuple[int, ...]:
+        """Latent frames of each shot: the first frame alone, then four at a time, rounded up."""
+        return tuple(latent_frames(n) for n in self.frames)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Latent height and width."""
+        return self.height // RATIO_S, self.width // RATIO_S
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(t, h, w) of the whole film's latents."""
+        return (sum(self.latent_frames), *self.grid)
+
+    @property
+    def tokens(self) -> int:
+        """Latent cells of the film, the tokens of the DiT."""
+        return math.prod(self.latent_shape)
+
+
+def latent_frames(frames: int) -> int:
+    """Latent frames that hold ``frames`` pixel frames of one shot."""
+    return VideoShape(fit_frames(frames), RATIO_S, RATIO_S).latent.frames
+
+
+@dataclass
+class LatentFilm:
+    """A film before decoding: normalised latents (C, t, h, w) float32 on the CPU, and what it was made from."""
+
+    latents: Tensor
+    plan: Plan
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def shots(self) -> list[Tensor]:
+        """The latents (C, n, h, w) of each shot."""
+        return list(self.latents.split(list(self.plan.latent_frames), dim=1))
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the film's state (safetensors), to be re-taken or extended another day."""
+        plan = asdict(self.plan) | {"script": self.plan.script.to_dict()}
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.part")
+        save_file(
+            {"latents": self.latents.contiguous()}, temporary,
+            metadata={"plan": json.dumps(plan), "record": json.dumps(self.record)},
+        )  # fmt: skip
+        temporary.replace(path)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> LatentFilm:
+        """Reads a state that :meth:`save` wrote."""
+        try:
+            with safetensors.safe_open(str(path), framework="pt") as file:
+                about = file.metadata() or {}
+                latents = file.get_tensor("latents")
+            plan = json.loads(about["plan"])
+            plan |= {
+                "script": Script.from_dict(plan["script"]),
+                "frames": tuple(plan["frames"]),
+                "notes": tuple(plan["notes"]),
+            }
+            return cls(latents, Plan(**plan), json.loads(about["record"]))
+        except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+            raise SeedanceError(
+                f"film state: {path} cannot be read ({error}); give a file that LatentFilm.save wrote"
+            ) from error
+
+
+class Seedance:
+    """Text, pictures and scripts to films. Make one with :meth:`from_pretrained`."""
+
+    def __init__(
+        self,
+        vae: VideoVAE,
+        transformer: VideoDiT,
+        text_encoder: TextEncoder,
+        *,
+        defaults: Defaults | None = None,
+        vocabulary: Sequence[str] = (),
+        name: str = "custom",
+        files: dict[str, str] | None = None,
+        text_encoder_name: str | None = None,
+    ) -> None:
+        self.vae, self.transformer, self.text_encoder = vae, transformer, text_encoder
+        self.defaults = defaults or Defaults()
+        self.vocabulary = tuple(vocabulary)
+        self.name = name
+        self.files = files or {}
+        self.text_encoder_name = text_encoder_name
+        if text_encoder.dim != transformer.config.text_dim:
+            raise SeedanceError(
+                f"text_encoder: gives states of {text_encoder.dim} numbers, the transformer wants {transformer.config.text_dim}; "
+                "use the encoder the model was trained with"
+            )
+
+    # ------------------------------------------------------------------ the model folder
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path = DEFAULT_MODEL,
+        revision: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+    ) -> Seedance:
+        """Loads a shipped model by name, a model folder, or a hub id.
+
+        Args:
+            name: "seedance-nano", a folder with a ``model_index.json``, or "owner/name" on the hub.
+            revision: branch, tag or commit on the hub.
+            dtype: of the DiT and the VAE ("bf16", "fp32", ...); by default what the device multiplies fastest.
+            device: "cpu", "cuda", ...; by default the best one present.
+
+        Raises:
+            SeedanceError: the folder is not a model of this class, or a file is missing, differs from its hash, or does not fit.
+        """
+        try:
+            folder = resolve(name, SHIPPED, revision)
+            where = pick_device(None if device is None else str(device))
+            kind, _ = pick_dtype(where, None if dtype is None else str(dtype).removeprefix("torch."))
+        except ShotsError as error:
+            raise SeedanceError(str(error)) from error
+        index = read_index(folder)
+        files = dict(index.get("files", {}))
+        vae = load_vae(folder)
+        transformer = load_transformer(folder)
+        said = index.get("text_encoder", {}).get("name")
+        local = folder / "text_encoder"
+        try:
+            text_encoder = TextEncoder.from_pretrained(local if local.is_dir() else said, device=where)
+        except ShotsError as error:
+            raise SeedanceError(f"text encoder of {name}: {error}") from error
+        words: list[str] = []
+        if "vocabulary.txt" in files:
+            words = _checked(folder, "vocabulary.txt", files).read_text().split()
+        statistics = dict(vae.named_buffers())
+        vae.to(where, kind).eval().requires_grad_(False)
+        for key, buffer in statistics.items():  # latents are float32 whatever the weights are
+            setattr(vae, key, buffer.to(where))
+        transformer.to(where, kind).eval().requires_grad_(False)
+        return cls(
+            vae,
+            transformer,
+            text_encoder,
+            defaults=Defaults(**index.get("defaults", {})),
+            vocabulary=words,
+            name=str(name) if str(name) in SHIPPED else folder.resolve().name,
+            files=files,
+            text_encoder_name=said,
+        )
+
+    def save_pretrained(
+        self, folder: str | Path, *, dtype: torch.dtype | None = None, extra: dict[str, str] | None = None
+    ) -> Path:
+        """Writes the model folder; arguments as in :func:`save_model`. The text encoder is named, not copied."""
+        return save_model(
+            folder,
+            self.vae,
+            self.transformer,
+            defaults=self.defaults,
+            vocabulary=self.vocabulary,
+            text_encoder=self.text_encoder_name,
+            dtype=dtype,
+            extra=extra,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the DiT lies."""
+        return next(self.transformer.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the DiT's weights."""
+        return next(self.transformer.parameters()).dtype
+
+    # ------------------------------------------------------------------ rendering
+
+    def __call__(
+        self,
+        script_or_prompt: Script | str | dict[str, Any],
+        image: np.ndarray | str | Path | None = None,
+        last_image: np.ndarray | str | Path | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str = "",
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        sampler: str | None = None,
+        callback: Callback | None = None,
+    ) -> Video:
+        """Renders one film.
+
+        Args:
+            script_or_prompt: a Script, its dictionary form, or text in any form that ``Script.parse`` reads.
+            image: first frame: uint8 (H, W, 3) or a file; resized to cover and cropped at the centre.
+            last_image: last frame, likewise.
+            seed: of the noise; the same seed gives the same film on any device and in any batch.
+            steps: network evaluations, from 1; guidance doubles their cost.
+            guidance_scale: classifier-free guidance, from 1 (off) to about 10.
+            negative_prompt: what the film should be led away from.
+            height, width: pixels; rounded to multiples of 16.
+            num_frames: of each shot whose script says no seconds.
+            fps: frames per second.
+            sampler: "multistep" (second order) or "euler".
+            callback: called after each step with (step, steps, preview latents).
+
+        Raises:
+            SeedanceError: an argument cannot be used; the message names it.
+        """
+        plan = self.plan(script_or_prompt, seed=seed, height=height, width=width, num_frames=num_frames, fps=fps)
+        started = time.perf_counter()
+        film = self.sample(
+            [plan], image=image, last_image=last_image, steps=steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt,
+            sampler=sampler, callback=callback,
+        )[0]  # fmt: skip
+        video = self.video(film)
+        film.record["timings"]["total"] = time.perf_counter() - started
+        return video
+
+    def plan(
+        self,
+        script_or_prompt: Script | str | dict[str, Any],
+        *,
+        seed: int = 0,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        fps: float | None = None,
+    ) -> Plan:
+        """Settles every size of a film and checks it; draws nothing. Arguments as in :meth:`__call__`."""
+        plan = make_plan(
+            script_or_prompt, self.defaults, seed=seed, height=height, width=width, num_frames=num_frames, fps=fps
+        )
+        notes = list(plan.notes)
+        unknown = self._unknown_words(plan.script)
+        if unknown:
+            notes.append(f"{self.name} was not trained on: {', '.join(unknown)}; the film may not show them")
+        for note in notes:
+            log.warning("warning: %s", note)
+        return replace(plan, notes=tuple(notes))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        plans: Sequence[Plan],
+        *,
+        image: np.ndarray | str | Path | None = None,
+        last_image: np.ndarray | str | Path | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str = "",
+        sampler: str | None = None,
+        callback: Callback | None = None,
+    ) -> list[LatentFilm]:
+        """Draws the latents of several films of one latent size in one batch, each as it would be alone. Arguments as in :meth:`__call__`."""
+        sizes = {(plan.latent_shape, plan.height, plan.width) for plan in plans}
+        if len(sizes) != 1:
+            raise SeedanceError(
+                f"plans: a batch needs films of one size, got {sorted(s[0] for s in sizes)}; render them one by one"
+            )
+        started = time.perf_counter()
+        cond = collate([self._words(plan) for plan in plans])
+        timings = {"text": time.perf_counter() - started}
+        if image is not None or last_image is not None:
+            cond = self._with_pictures(cond, plans[0], image, last_image)
+            timings["pictures"] = time.perf_counter() - started - timings["text"]
+        kinds = [kind for kind, picture in (("first", image), ("last", last_image)) if picture is not None]
+        return self._draw(
+            list(plans), cond, steps=steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt, sampler=sampler, callback=callback,
+            timings=timings, task="+".join(kinds) + " frame" if kinds else "text",
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def retake(
+        self,
+        film: LatentFilm,
+        shots: Sequence[int],
+        *,
+        script: Script | str | dict[str, Any] | None = None,
+        seed: int | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str = "",
+        sampler: str | None = None,
+        callback: Callback | None = None,
+    ) -> LatentFilm:
+        """Makes some shots of a film anew, seeing the others, which stay bit for bit.
+
+        Args:
+            film: the state of the film, from :meth:`sample`, :meth:`encode` or :meth:`LatentFilm.load`.
+            shots: numbers of the shots to make anew, from 1.
+            script: new words, with as many shots; by default those of the film.
+            seed: of the new noise; by default one after the film's.
+        """
+        wanted = sorted(set(shots))
+        if not wanted or wanted[0] < 1 or wanted[-1] > len(film.plan.frames):
+            raise SeedanceError(f"shots: {list(shots)}; the film has shots 1 to {len(film.plan.frames)}")
+        plan = replace(film.plan, seed=film.plan.seed + 1 if seed is None else seed)
+        if script is not None:
+            words = read_script(script)
+            if len(words.shots) != len(plan.frames):
+                raise SeedanceError(
+                    f"script: has {len(words.shots)} shots, the film {len(plan.frames)}; give one caption per shot"
+                )
+            plan = replace(plan, script=_with_seconds(words, plan.frames, plan.fps))
+        cond = self._words(plan).to(self.device).retake(film.latents[None].to(self.device), wanted)
+        return self._draw(
+            [plan], cond, steps=steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt, sampler=sampler, callback=callback,
+            timings={}, task=f"re-take of shots {', '.join(map(str, wanted))}",
+        )[0]  # fmt: skip
+
+    @torch.no_grad()
+    def extend(
+        self,
+        film: LatentFilm,
+        *,
+        script: Script | str | dict[str, Any] | None = None,
+        seconds: float | None = None,
+        seed: int | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str = "",
+        sampler: str | None = None,
+        callback: Callback | None = None,
+    ) -> LatentFilm:
+        """Carries a film on: the last shot becomes ``seconds`` longer, or the shots of ``script`` follow. What was there stays bit for bit.
+
+        Exactly one of ``script`` and ``seconds`` is given. The seed is by default one after the film's.
+        """
+        if (script is None) == (seconds is None):
+            raise SeedanceError("extend: give either script (further shots) or seconds (a longer last shot)")
+        old = film.plan
+        seed = old.seed + 1 if seed is None else seed
+        if script is not None:
+            further = make_plan(script, self.defaults, seed=seed, height=old.height, width=old.width, fps=old.fps)
+            words, frames = (
+                replace(old.script, shots=(*old.script.shots, *further.script.shots)),
+                (*old.frames, *further.frames),
+            )
+        else:
+            more = round(_number("seconds", seconds, 0.0, 86_400.0) * old.fps)
+            frames = (*old.frames[:-1], old.frames[-1] + more)
+            words = _with_seconds(old.script, frames, old.fps)
+        plan = replace(old, script=words, frames=frames, seed=seed)
+        cond = self._words(plan).to(self.device)
+        if cond.frames > film.latents.shape[1]:  # otherwise the frames asked for were made and trimmed already
+            cond = cond.extend(film.latents[None].to(self.device))
+            return self._draw(
+                [plan], cond, steps=steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt, sampler=sampler, callback=callback,
+                timings={}, task="extension",
+            )[0]  # fmt: skip
+        return LatentFilm(film.latents, plan, film.record)
+
+    def _draw(
+        self,
+        plans: list[Plan],
+        cond: Conditioning,
+        *,
+        steps: int | None,
+        guidance_scale: float | None,
+        negative_prompt: str,
+        sampler: str | None,
+        callback: Callback | None,
+        timings: dict[str, float],
+        task: str,
+    ) -> list[LatentFilm]:
+        """Noise to latents under ``cond``; the one place where the sampler runs."""
+        plan, defaults = plans[0], self.defaults
+        steps = int(_number("steps", defaults.steps if steps is None else steps, 1, 1000))
+        scale = _number(
+            "guidance_scale", defaults.guidance_scale if guidance_scale is None else guidance_scale, 0.0, 100.0
+        )
+        name = defaults.sampler if sampler is None else sampler
+        if name not in SAMPLERS:
+            raise SeedanceError(f"sampler: {name!r} is not one of {', '.join(SAMPLERS)}")
+        started = time.perf_counter()
+        cond = cond.to(self.device)
+        against = None
+        if negative_prompt:
+            said = self._words(replace(plan, script=Script(shots=tuple(Shot(negative_prompt) for _ in plan.frames))))
+            against = cond.with_text(collate([said] * len(plans)).to(self.device))
+        model = samplers.guided(self.transformer, cond, scale=scale, negative=against, dtype=self.dtype)
+        noise = flow.noise([p.seed for p in plans], (cond.clean.shape[1], *plan.latent_shape)).to(
+            self.device
+        )  # (B, C, t, h, w)
+        shift = flow.shift_for(plan.tokens, base_tokens=defaults.shift_tokens, base_shift=defaults.shift)
+        times = samplers.times(steps, shift=shift)
+
+        def report(step: samplers.Step) -> None:
+            if callback is not None:
+                callback(step.index, step.steps, step.x0)
+
+        latents = SAMPLERS[name](model, noise, times, callback=report)  # (B, C, t, h, w)
+        given = cond.mask[:, None, :, None, None] > 0
+        latents = torch.where(given, cond.clean.float(), latents.float()).cpu()
+        spent = time.perf_counter() - started
+        passes = steps * (2 if scale != 1.0 else 1)
+        flops = self.transformer.flops(plan.latent_shape, cond.text.shape[1]) * passes * len(plans)
+        films = []
+        for index, p in enumerate(plans):
+            record = self._record(
+                p,
+                task=task,
+                steps=steps,
+                sampler=name,
+                guidance_scale=scale,
+                negative_prompt=negative_prompt,
+                shift=shift,
+            )
+            record["timings"] = {**timings, "sampling": spent}
+            record["flops"] = {"transformer": flops // len(plans)}
+            films.append(LatentFilm(latents[index].contiguous(), p, record))
+        return films
+
+    # ------------------------------------------------------------------ decoding
+
+    @torch.no_grad()
+    def decode(self, film: LatentFilm) -> Iterator[np.ndarray]:
+        """The film's frames, uint8 (n, H, W, 3), a few at a time: memory does not grow with the film."""
+        for latents, frames in zip(film.shots(), film.plan.frames, strict=True):
+            done = 0
+            for pixels in decode_latents(self.vae, [latents]):
+                if done < frames:
+                    yield pixels[: frames - done]
+                done += len(pixels)
+
+    def video(self, film: LatentFilm) -> Video:
+        """Decodes a film whole."""
+        from shots.video import Video
+
+        started = time.perf_counter()
+        frames = np.concatenate(list(self.decode(film)))  # (T, H, W, 3)
+        film.record.setdefault("timings", {})["decoding"] = time.perf_counter() - started
+        fps = film.plan.fps
+        return Video(
+            frames=frames, fps=fps, times=np.arange(len(frames)) / fps, cuts=cut_times(film.plan), record=film.record
+        )
+
+    def write(self, film: LatentFilm, path: str | Path, *, record: bool = True, crf: int = 18) -> dict[str, Any]:
+        """Decodes a film straight into a file, chunk by chunk. Returns the record that was written."""
+        from shots.video import VideoWriter
+
+        started = time.perf_counter()
+        plan = film.plan
+        with VideoWriter(
+            path, fps=plan.fps, height=plan.height, width=plan.width, record=film.record if record else None, crf=crf
+        ) as writer:
+            for frames in self.decode(film):
+                writer.write(frames)
+            film.record.setdefault("timings", {})["decoding and writing"] = time.perf_counter() - started
+        return film.record
+
+    def render_to(
+        self, path: str | Path, script_or_prompt: Script | str | dict[str, Any], **options: Any
+    ) -> LatentFilm:
+        """Renders a film and streams it into ``path``; options as in :meth:`__call__`. Returns the film's state."""
+        sizes = {key: options.pop(key) for key in ("seed", "height", "width", "num_frames", "fps") if key in options}
+        film = self.sample([self.plan(script_or_prompt, **sizes)], **options)[0]
+        self.write(film, path)
+        return film
+
+    @torch.no_grad()
+    def encode(self, video: Video, script_or_prompt: Script | str | dict[str, Any]) -> LatentFilm:
+        """Turns any video into a film state to re-take or extend: each shot between ``video.cuts`` is encoded on its own.
+
+        The video is taken at its own size, which must be a multiple of 16, and rate; ``script_or_prompt`` has one shot per stretch.
+        """
+        script = read_script(script_or_prompt)
+        total, height, width, _ = video.frames.shape
+        if height % RATIO_S or width % RATIO_S:
+            raise SeedanceError(
+                f"video: is {width} x {height}, sides must be multiples of {RATIO_S}; read it with size=(height, width)"
+            )
+        edges = [0, *(round(cut * video.fps) for cut in video.cuts), total]
+        frames = tuple(b - a for a, b in zip(edges, edges[1:], strict=False))
+        if len(frames) != len(script.shots):
+            raise SeedanceError(
+                f"script: has {len(script.shots)} shots, the video {len(frames)}; give one caption per shot"
+            )
+        pieces = [self._encode_frames(video.frames[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+        plan = Plan(_with_seconds(script, frames, video.fps), frames, height, width, video.fps, seed=0)
+        return LatentFilm(torch.cat(pieces, dim=1), plan, dict(video.record or {}))
+
+    def _encode_frames(self, frames: np.ndarray) -> Tensor:
+        """One shot, uint8 (n, H, W, 3) -> normalised latents (C, t, h, w); the last frame is held to fill the last latent."""
+        short = fit_frames(len(frames)) - len(frames)
+        pixels = torch.from_numpy(np.concatenate([frames, np.repeat(frames[-1:], short, axis=0)]))
+        x = pixels.to(self.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1  # (1, 3, T, H, W)
+        return self.vae.normalize(self.vae.encode(x).float())[0].cpu()
+
+    # ------------------------------------------------------------------ conditions
+
+    def _words(self, plan: Plan) -> Conditioning:
+        """The plan's captions as conditioning, on the CPU."""
+        script = plan.script
+        shared = ". ".join(part for part in (script.caption, script.style) if part)
+        spoken = [f"{shot.caption}. {shot.camera}" if shot.camera else shot.caption for shot in script.shots]
+        states = [s.float().cpu() for s in self.text_encoder.encode_list([*([shared] if shared else []), *spoken])]
+        return Conditioning.text_to_video(
+            states[-len(spoken) :], plan.latent_frames, plan.grid, fps=plan.fps, channels=self.transformer.config.channels,
+            caption=states[0] if shared else None, ratio=RATIO_T,
+        )  # fmt: skip
+
+    def _with_pictures(
+        self,
+        cond: Conditioning,
+        plan: Plan,
+        image: np.ndarray | str | Path | None,
+        last_image: np.ndarray | str | Path | None,
+    ) -> Conditioning:
+        first = None if image is None else self._encode_frames(self._picture(image, plan, "image")[None])[:, 0]
+        if last_image is None:
+            assert first is not None
+            return cond.first_frame(first)
+        if cond.frames < 2:
+            raise SeedanceError("last_image: the film has a single latent frame; give it at least two frames")
+        # A later latent holds four frames: the picture held still gives the latent a film ending on it would have.
+        held = np.repeat(self._picture(last_image, plan, "last_image")[None], 1 + 2 * RATIO_T, axis=0)
+        last = self._encode_frames(held)[:, -1]
+        if first is not None:
+            return cond.first_and_last(first, last)
+        latents, mask = torch.zeros_like(cond.clean), torch.zeros_like(cond.mask)
+        latents[:, :, -1], mask[:, -1] = last, 1
+        return cond.given(latents, mask)
+
+    def _picture(self, picture: np.ndarray | str | Path, plan: Plan, what: str) -> np.ndarray:
+        """A picture at the film's size, uint8 (H, W, 3)."""
+        from shots.images import fit_image, read_image
+
+        try:
+            pixels = read_image(picture) if isinstance(picture, (str, Path)) else np.asarray(picture)
+        except ShotsError as error:
+            raise SeedanceError(f"{what}: {error}") from error
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise SeedanceError(f"{what}: an array must be uint8 (H, W, 3), got {pixels.dtype} {pixels.shape}")
+        return fit_image(pixels, plan.height, plan.width)
+
+    def _unknown_words(self, script: Script) -> list[str]:
+        if not self.vocabulary:
+            return []
+        text = " ".join(
+            [
+                *(s.caption for s in script.shots),
+                *(s.camera or "" for s in script.shots),
+                script.caption or "",
+                script.style or "",
+            ]
+        )
+        return list(TextEncoder.unknown_words(text, set(self.vocabulary)))
+
+    def _record(self, plan: Plan, **how: Any) -> dict[str, Any]:
+        return {
+            "generated": True,
+            "prompt": plan.script.shots[0].caption if len(plan.script.shots) == 1 else None,
+            "script": plan.script.to_dict(),
+            "seed": plan.seed,
+            "model": {"name": self.name, "files": self.files},
+            "height": plan.height,
+            "width": plan.width,
+            "fps": plan.fps,
+            "frames": list(plan.frames),
+            **how,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "warnings": list(plan.notes),
+            "versions": {
+                "seedance": package_version("seedance"),
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+
+# ---------------------------------------------------------------------- plain functions
+
+
+def make_plan(
+    script_or_prompt: Script | str | dict[str, Any],
+    defaults: Defaults,
+    *,
+    seed: int = 0,
+    height: int | None = None,
+    width: int | None = None,
+    num_frames: int | None = None,
+    fps: float | None = None,
+) -> Plan:
+    """Checks and settles a film's sizes without a model. Arguments as in :meth:`Seedance.__call__`."""
+    script = read_script(script_or_prompt)
+    notes: list[str] = []
+    sides = []
+    for what, side in (
+        ("height", defaults.height if height is None else height),
+        ("width", defaults.width if width is None else width),
+    ):
+        side = int(_number(what, side, 1, 8192))
+        fitted = fit_side(side)
+        if fitted != side:
+            notes.append(f"{what} {side} is not a multiple of {RATIO_S}; {fitted} is used")
+        sides.append(fitted)
+    rate = float(_number("fps", defaults.fps if fps is None else fps, 0.1, 240.0))
+    if num_frames is not None:
+        num_frames = int(_number("num_frames", num_frames, 1, MAX_LATENT_FRAMES * RATIO_T))
+    frames = []
+    for number, shot in enumerate(script.shots, start=1):
+        if shot.seconds is not None:
+            count = round(_number(f"shot {number}: seconds", shot.seconds, 0.0, 86_400.0) * rate)
+            if count < 1:
+                raise SeedanceError(
+                    f"shot {number}: {shot.seconds} seconds at {rate:g} fps hold no frame; give at least {1 / rate:.3g}"
+                )
+        else:
+            count = num_frames if num_frames is not None else max(1, round(defaults.seconds * rate))
+        frames.append(count)
+    if (total := sum(latent_frames(n) for n in frames)) > MAX_LATENT_FRAMES:
+        raise SeedanceError(
+            f"script: {sum(frames)} frames are {total} latent frames, the limit is {MAX_LATENT_FRAMES}; make several films"
+        )
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise SeedanceError(f"seed: {seed!r} is not a whole number from 0 to 2^63 - 1")
+    return Plan(_with_seconds(script, frames, rate), tuple(frames), sides[0], sides[1], rate, seed, tuple(notes))
+
+
+def read_script(script_or_prompt: Script | str | dict[str, Any]) -> Script:
+    """Any form of script as a Script; SeedanceError says what is wrong with it."""
+    try:
+        if isinstance(script_or_prompt, Script):
+            script = script_or_prompt
+        elif isinstance(script_or_prompt, dict):
+            script = Script.from_dict(script_or_prompt)
+        else:
+            script = Script.parse(script_or_prompt)
+    except ShotsError as error:
+        raise SeedanceError(str(error)) from error
+    if not script.shots:
+        raise SeedanceError("script: has no shots; give at least one caption")
+    return script
+
+
+def cut_times(plan: Plan) -> tuple[float, ...]:
+    """Seconds of the cuts between the shots of a film."""
+    return tuple(float(n) / plan.fps for n in np.cumsum(plan.frames)[:-1])
+
+
+def to_uint8(pixels: Tensor) -> np.ndarray:
+    """(3, T, H, W) in [-1, 1] -> uint8 (T, H, W, 3)."""
+    return (
+        ((pixels.float().clamp(-1, 1) + 1) * 127.5)
+        .round()
+        .to(torch.uint8)
+        .permute(1, 2, 3, 0)
+        .contiguous()
+        .cpu()
+        .numpy()
+    )
+
+
+@torch.no_grad()
+def decode_latents(vae: VideoVAE, shots: Sequence[Tensor]) -> Iterator[np.ndarray]:
+    """Normalised latents (C, n, h, w) of shots -> uint8 frames (k, H, W, 3), a few at a time, every shot on its own."""
+    device = vae.latent_mean.device
+    for latents in shots:
+        z = vae.denormalize(latents[None].to(device))  # (1, C, n, h, w)
+        for chunk in vae.decode_stream(z.split(DECODE_CHUNK, dim=2)):  # (1, 3, T, H, W)
+            yield to_uint8(chunk[0])
+
+
+# ---------------------------------------------------------------------- model folders
+
+
+def save_model(
+    folder: str | Path,
+    vae: VideoVAE,
+    transformer: VideoDiT,
+    *,
+    defaults: Defaults | None = None,
+    vocabulary: Sequence[str] = (),
+    text_encoder: str | None = None,
+    dtype: torch.dtype | None = None,
+    extra: dict[str, str] | None = None,
+) -> Path:
+    """Writes a model folder that :meth:`Seedance.from_pretrained` reads; ``model_index.json`` comes last.
+
+    Args:
+        vocabulary: the words the model was trained on.
+        text_encoder: name or hub id of the text encoder; None is the shipped one.
+        dtype: to store the weights in; by default as they are held. Latent statistics stay float32.
+        extra: further text files (name: contents).
+    """
+    folder = Path(folder)
+    parts: tuple[tuple[str, torch.nn.Module, dict[str, Any]], ...] = (
+        ("vae", vae, vae.config.to_dict()),
+        ("transformer", transformer, transformer.config.to_dict()),
+    )
+    for part, module, config in parts:
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        (folder / part / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        weights = {name for name, _ in module.named_parameters()}
+        state = {
+            name: tensor.to(dtype) if dtype is not None and name in weights else tensor
+            for name, tensor in module.state_dict().items()
+        }
+        save_tensors(state, folder / part)
+    if vocabulary:
+        (folder / "vocabulary.txt").write_text("\n".join(vocabulary) + "\n")
+    for name, contents in (extra or {}).items():
+        (folder / name).write_text(contents)
+    files = [
+        *folder.glob("vae/*"),
+        *folder.glob("transformer/*"),
+        *folder.glob("text_encoder/*"),
+        *folder.glob("vocabulary.txt"),
+    ]
+    index = {
+        "_class_name": Seedance.__name__,
+        "_seedance_version": package_version("seedance"),
+        "vae": ["seedance.vae", "VideoVAE"],
+        "transformer": ["seedance.dit", "VideoDiT"],
+        "text_encoder": {"name": text_encoder},
+        "defaults": asdict(defaults or Defaults()),
+        "files": {path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(files) if path.is_file()},
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=1) + "\n")
+    return folder
+
+
+def load_vae(folder: str | Path) -> VideoVAE:
+    """The VAE of a model folder, or of a folder that holds the VAE alone; float32, on the CPU."""
+    place, files = _component(Path(folder), "vae")
+    config = _config(place, files)
+    try:
+        vae = VideoVAE(VAEConfig(**config))
+        load_into(vae, load_tensors(place, expected_sha256=files), f"the VAE in {place}")
+    except (ShotsError, TypeError) as error:
+        raise SeedanceError(str(error)) from error
+    return vae
+
+
+def load_transformer(folder: str | Path) -> VideoDiT:
+    """The DiT of a model folder, or of a folder that holds the DiT alone; float32, on the CPU."""
+    place, files = _component(Path(folder), "transformer")
+    transformer = VideoDiT(DiTConfig.from_dict(_config(place, files)))
+    try:
+        load_into(transformer, load_tensors(place, expected_sha256=files), f"the transformer in {place}")
+    except ShotsError as error:
+        raise SeedanceError(str(error)) from error
+    return transformer
+
+
+def _component(folder: Path, part: str) -> tuple[Path, dict[str, str]]:
+    """The folder of a component, and the expected hashes of its files by name."""
+    if not (folder / "model_index.json").is_file():
+        return (folder / part if (folder / part).is_dir() else folder), {}
+    files: dict[str, str] = read_index(folder).get("files", {})
+    return folder / part, {name.removeprefix(f"{part}/"): h for name, h in files.items() if name.startswith(f"{part}/")}
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The ``model_index.json`` of a model folder, checked to be one of ours."""
+    path = folder / "model_index.json"
+    if not path.is_file():
+        raise SeedanceError(f"model: {folder} has no model_index.json; give a folder that save_pretrained wrote")
+    try:
+        index = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise SeedanceError(f"model: {path} cannot be read ({error})") from error
+    if not isinstance(index, dict) or index.get("_class_name") != "Seedance":
+        found = index.get("_class_name") if isinstance(index, dict) else type(index).__name__
+        raise SeedanceError(f"model: {folder} holds a {found}, not a Seedance; load it with its own class")
+    return index
+
+
+def package_version(package: str) -> str:
+    """Version of an installed package, "unknown" in a bare checkout."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _checked(folder: Path, name: str, files: dict[str, str]) -> Path:
+    path = folder / name
+    if not path.is_file():
+        raise SeedanceError(f"model: {path} is missing; install again or fetch the model again")
+    if name in files and (found := sha256_file(path)) != files[name]:
+        raise SeedanceError(
+            f"model: {path} is corrupted (SHA-256 {found[:12]}..., expected {files[name][:12]}...); install again or fetch the model again"
+        )
+    return path
+
+
+def _config(folder: Path, files: dict[str, str]) -> dict[str, Any]:
+    path = _checked(folder, "config.json", files)
+    try:
+        return dict(json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise SeedanceError(f"model: {path} is not a configuration ({error})") from error
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    """``value`` as a finite number in [low, high], or a SeedanceError that names it; 0 is refused where low is 0 and means a length."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise SeedanceError(f"{name}: {value!r} is not a number") from None
+    if not math.isfinite(number) or not low <= number <= high:
+        raise SeedanceError(f"{name}: {value} is outside {low:g} to {high:g}")
+    return number
+
+
+def _with_seconds(script: Script, frames: Sequence[int], fps: float) -> Script:
+    """The script with the length each shot really gets."""
+    return replace(script, shots=tuple(replace(s, seconds=n / fps) for s, n in zip(script.shots, frames, strict=True)))
