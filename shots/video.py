@@ -1,0 +1,545 @@
+"""Video files: frames with their presentation times in, standard mp4 out.
+
+Notable choices:
+- Times are seconds on the file's own clock (zero is where the container starts), read from presentation timestamps and
+  never computed as index / fps.
+- A frame is shown from its timestamp until the next one's; sampling at a rate or at a few places picks what is shown
+  there.
+- Written: H.264, yuv420p, BT.709, constant frame rate, index in front; to a temporary file beside the target that takes
+  the target's name when whole. Its writer holds a lock on it, so that the next writer can tell whether it still lives.
+- The record (how the film was made) goes into the container's comment tag and into `NAME.json` beside the video.
+- PyAV reads and writes; decord seeks when few frames of a long file are wanted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import json
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import av
+import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
+from numpy.typing import NDArray
+
+from shots.errors import ShotsError
+from shots.images import fit_image
+
+log = logging.getLogger(__name__)
+
+Frames = NDArray[np.uint8]
+Times = NDArray[np.float64]
+
+_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+_SEEK_FROM = 1000  # frames; shorter files are decoded through even for a few pictures
+_SEEK_SHARE = 50  # decord is used when fewer than one frame in so many is wanted (and not below 64 pixels of width,
+# where decord2 3.4 takes row padding for a fourth channel)
+
+
+@dataclass(eq=False)
+class Video:
+    """A film in memory.
+
+    frames: uint8 (T, H, W, 3), RGB. fps: frames a second (the average, where it varies). times: float64 (T,), when each
+    frame is shown, seconds. cuts: times between shots, seconds. record: how it was made, or None.
+    """
+
+    frames: Frames
+    fps: float
+    times: Times
+    cuts: tuple[float, ...] = ()
+    record: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        _check_frames(self.frames)
+        _check_fps(self.fps)
+        if self.times.shape != self.frames.shape[:1]:
+            raise ShotsError(f"times: {self.times.shape} for {len(self.frames)} frames; one time per frame is needed")
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame to the end of the last."""
+        return float(self.times[-1] - self.times[0]) + 1.0 / self.fps
+
+    def save(self, path: str | Path, record: bool = True) -> Path:
+        """Write as a video file at a constant `fps`; with `record` the record goes into it and beside it.
+
+        Frames at uneven times are repeated or left out so that each is shown when it should be. Returns the path.
+        """
+        height, width = self.frames.shape[1:3]
+        frames = self.frames[_at_constant_rate(self.times, self.fps)]
+        with VideoWriter(
+            path, fps=self.fps, height=height, width=width, record=self.record if record else None
+        ) as writer:
+            writer.write(frames)
+        return Path(path)
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file holds.
+
+    width, height: pixels, upright. fps: average frames a second. start: when the first frame is shown, seconds.
+    duration: when the last one ends, seconds. frames: how many, from the rate where the file does not say. rotation:
+    degrees counter-clockwise by which the stored picture is turned to stand upright.
+    """
+
+    width: int
+    height: int
+    fps: float
+    start: float
+    duration: float
+    frames: int
+    rotation: int
+    codec: str
+    alpha: bool
+    has_audio: bool
+
+
+def _check_frames(frames: Frames) -> None:
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
+        raise ShotsError(f"frames: {frames.dtype} {frames.shape}; uint8 (T, H, W, 3) with at least one frame is needed")
+
+
+def _check_fps(fps: float) -> None:
+    if not (math.isfinite(fps) and 0 < fps <= 1000):
+        raise ShotsError(f"fps: {fps} frames a second; more than 0 and at most 1000 are needed")
+
+
+def _at_constant_rate(times: Times, fps: float) -> NDArray[np.intp]:
+    """Which frame to show at each tick of a constant rate, for frames shown at `times`."""
+    ticks = np.arange(len(times)) / fps
+    if np.abs(times - times[0] - ticks).max() < 0.5 / fps:
+        return np.arange(len(times))
+    ticks = np.arange(max(1, round((times[-1] - times[0]) * fps) + 1)) / fps + times[0]
+    return np.searchsorted(times, ticks + 1e-6, side="right") - 1
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+def sidecar(path: str | Path) -> Path:
+    """Where the record of the video at `path` lies as a file: NAME.mp4 has NAME.mp4.json."""
+    path = Path(path)
+    return path.with_name(path.name + ".json")
+
+
+def check_target(path: str | Path) -> Path:
+    """`path` if a video can be written there, else a ShotsError; to be asked before the work, not after it."""
+    path = Path(path)
+    if path.suffix.lower() not in _FORMATS:
+        raise ShotsError(f"output: {path} should end in one of {', '.join(_FORMATS)}")
+    if path.is_dir():
+        raise ShotsError(f"output: {path} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise ShotsError(f"output: the folder {path.parent} does not exist; create it or choose another")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise ShotsError(
+            f"output: nothing can be written in {path.parent} ({error.strerror}); choose another"
+        ) from None
+    return path
+
+
+def _claim(target: Path) -> tuple[Path, IO[bytes]]:
+    """A new temporary file beside `target`, locked while it is open; those of dead writers are removed."""
+    for name in glob.glob(str(target.parent / f".{glob.escape(target.name)}.*.part")):
+        with contextlib.suppress(OSError), open(name, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its writer lives
+            os.unlink(name)
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        lock = os.fdopen(descriptor, "rb")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            break
+        lock.close()  # another writer took it for a dead one's before the lock was there
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(name, 0o666 & ~mask)  # mkstemp's files are private, a film is as open as any new file
+    return Path(name), lock
+
+
+class VideoWriter:
+    """Writes a film frame by frame; nothing stands at `path` before the `with` block ends well.
+
+        with VideoWriter("film.mp4", fps=12, height=128, width=128, record={...}) as writer:
+            writer.write(frames)
+
+    crf is x264's constant quality (0 lossless, 18 visually so, 51 worst). `record` may be set until the first write.
+    Odd sides are made even by repeating the last row or column, which is said in the log.
+    Raises ShotsError when `path` cannot be written, the disk is full, or the frames do not fit.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        fps: float,
+        height: int,
+        width: int,
+        record: dict[str, Any] | None = None,
+        crf: int = 18,
+    ) -> None:
+        _check_fps(fps)
+        if height < 2 or width < 2:
+            raise ShotsError(f"height, width: {height} x {width}; a video has at least 2 x 2 pixels")
+        self.path = Path(path)
+        self.fps = Fraction(fps).limit_denominator(1001)
+        self.height, self.width = height, width
+        self.record = record
+        self.crf = crf
+        self.frames_written = 0
+
+    def __enter__(self) -> VideoWriter:
+        check_target(self.path)
+        self._pad = (self.height % 2, self.width % 2)
+        if any(self._pad):
+            log.warning(
+                "%s: %d x %d has odd sides, written as %d x %d with the last row or column repeated",
+                self.path.name, self.height, self.width, self.height + self._pad[0], self.width + self._pad[1],
+            )  # fmt: skip
+        self._temporary, self._lock = _claim(self.path)
+        kind = _FORMATS[self.path.suffix.lower()]
+        options = {"movflags": "+faststart"} if kind != "matroska" else {}
+        try:
+            self._container = av.open(str(self._temporary), "w", format=kind, options=options)
+            self._stream = self._container.add_stream("libx264", rate=self.fps, options={"crf": str(self.crf)})
+        except (OSError, av.error.FFmpegError) as error:
+            self._discard()
+            raise self._failure(error) from error
+        stream = self._stream
+        stream.height, stream.width = self.height + self._pad[0], self.width + self._pad[1]
+        stream.pix_fmt = "yuv420p"
+        stream.gop_size = max(1, round(2 * self.fps))  # a key frame every two seconds, so that players seek well
+        stream.colorspace = int(Colorspace.ITU709)
+        stream.color_range = int(ColorRange.MPEG)
+        stream.color_primaries = int(ColorPrimaries.BT709)
+        stream.color_trc = int(ColorTrc.BT709)
+        return self
+
+    def write(self, frames: Frames) -> None:
+        """Append frames, uint8 (t, H, W, 3), RGB."""
+        _check_frames(frames)
+        if frames.shape[1:3] != (self.height, self.width):
+            raise ShotsError(f"frames: {frames.shape[1:3]} pixels, this film has {(self.height, self.width)}")
+        if self.frames_written == 0 and self.record is not None:
+            self._container.metadata["comment"] = json.dumps(self.record, ensure_ascii=False)
+        if any(self._pad):
+            frames = np.pad(frames, ((0, 0), (0, self._pad[0]), (0, self._pad[1]), (0, 0)), mode="edge")
+        try:
+            for rgb in frames:
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24").reformat(
+                    format="yuv420p",
+                    dst_colorspace=Colorspace.ITU709,
+                    dst_color_range=ColorRange.MPEG,
+                    dst_color_primaries=ColorPrimaries.BT709,
+                    dst_color_trc=ColorTrc.BT709,
+                    interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
+                )
+                picture.pts = self.frames_written
+                picture.time_base = 1 / self.fps
+                self._container.mux(self._stream.encode(picture))
+                self.frames_written += 1
+        except (OSError, av.error.FFmpegError) as error:
+            raise self._failure(error) from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None or self.frames_written == 0:
+            with contextlib.suppress(
+                OSError, av.error.FFmpegError
+            ):  # the film is given up, so is what closing it would still write
+                self._container.close()
+            self._discard()
+            if kind is None:
+                raise ShotsError(f"output: no frame was written to {self.path}")
+            return
+        try:
+            self._container.mux(self._stream.encode())
+            self._container.close()
+            self._finish()
+        except (OSError, av.error.FFmpegError) as problem:
+            raise self._failure(problem) from problem
+        finally:
+            self._discard()
+
+    def _finish(self) -> None:
+        """Put the whole film, then its record, where they belong."""
+        beside = sidecar(self.path)
+        with self._temporary.open("rb") as film:
+            os.fsync(film.fileno())  # a full disk may only show itself here
+        if self.record is None:
+            os.replace(self._temporary, self.path)
+            beside.unlink(missing_ok=True)  # it would tell of the film that stood here before
+            return
+        text, lock = _claim(beside)
+        try:
+            text.write_text(json.dumps(self.record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+            os.replace(self._temporary, self.path)
+            os.replace(text, beside)
+        finally:
+            text.unlink(missing_ok=True)
+            lock.close()
+
+    def _discard(self) -> None:
+        self._temporary.unlink(missing_ok=True)
+        self._lock.close()
+
+    def _failure(self, error: Exception) -> ShotsError:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return ShotsError(f"output: {self.path} could not be written ({reason}); nothing was left there")
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[av.container.InputContainer]:
+    """The file at `path`, open for reading; what FFmpeg cannot open is a ShotsError."""
+    if not path.is_file():
+        raise ShotsError(f"video: {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+    try:
+        container = av.open(str(path), "r", metadata_errors="replace")
+    except (OSError, av.error.FFmpegError) as error:
+        raise ShotsError(f"video: {path} is not a video that can be read ({error.strerror})") from error
+    with container:
+        if not container.streams.video:
+            raise ShotsError(f"video: {path} has no pictures in it")
+        yield container
+
+
+def _origin(container: av.container.InputContainer) -> float:
+    """Where the container's clock starts, seconds."""
+    return (container.start_time or 0) / av.time_base
+
+
+def _decoded(container: av.container.InputContainer, path: Path, begin: float = 0.0) -> Iterator[tuple[float, Any]]:
+    """(time, frame) in order of presentation, from a key frame at or before `begin`.
+
+    Packets too damaged to decode are skipped, as players do, and the first one is said in the log.
+    """
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    if begin > 0 and stream.time_base:
+        container.seek(int((begin + _origin(container)) / stream.time_base), stream=stream)
+    frames = _frames(container, path)
+    first = next(frames, None)
+    if begin > 0 and (first is None or first[0] > begin):  # the file's index led past the place: take the long way
+        container.seek(0)
+        frames = _frames(container, path)
+    elif first is not None:
+        yield first
+    yield from frames
+
+
+def _frames(container: av.container.InputContainer, path: Path) -> Iterator[tuple[float, Any]]:
+    """(time, frame) from where the container stands."""
+    stream = container.streams.video[0]
+    origin = _origin(container)
+    damaged = False
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            if not damaged:
+                log.warning("%s is damaged; what cannot be decoded is skipped", path)
+            damaged = True
+            continue
+        for frame in frames:
+            if frame.time is not None:
+                yield frame.time - origin, frame
+
+
+def _rgb(frame: Any) -> Frames:
+    """A decoded frame as uint8 (H, W, 3), upright, transparency over white."""
+    if any(component.is_alpha for component in frame.format.components):
+        rgba = frame.to_ndarray(format="rgba").astype(np.uint16)
+        alpha = rgba[..., 3:]
+        img = ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    else:
+        img = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(img, k=round(frame.rotation / 90) % 4))
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """What the file at `path` holds. Raises ShotsError when it is no video or not one picture can be decoded."""
+    path = Path(path)
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        first = next(_decoded(container, path), None)
+        if first is None:
+            raise ShotsError(f"video: {path} holds no picture that can be decoded")
+        start, frame = first
+        turned = round(frame.rotation / 90) % 2 == 1
+        width, height = (frame.height, frame.width) if turned else (frame.width, frame.height)
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
+        has_audio = bool(container.streams.audio)
+        alpha = any(component.is_alpha for component in frame.format.components)
+        end, counted = _tail(container, rate)
+        count = stream.frames or (round((end - start) * rate) if rate else counted)
+        rate = rate or count / max(end - start, 1e-6)
+        rotation = round(frame.rotation) % 360
+        return VideoInfo(width, height, rate, start, end, count, rotation, stream.codec_context.name, alpha, has_audio)
+
+
+def _tail(container: av.container.InputContainer, rate: float) -> tuple[float, int]:
+    """(end of the last frame in seconds, packets looked at), from the packets after the last key frame the index knows.
+
+    The durations in headers are often those of the sound, or forget the last frames where the rate varies.
+    """
+    origin, end, count = _origin(container), 0.0, 0
+    container.seek((container.start_time or 0) + (container.duration or 0))
+    for packet in container.demux(container.streams.video[0]):
+        if packet.pts is not None and packet.time_base is not None:
+            lasts = float(packet.duration * packet.time_base) if packet.duration else 1 / rate if rate else 0.0
+            end = max(end, float(packet.pts * packet.time_base) - origin + lasts)
+            count += 1
+    return end, count
+
+
+def read_video(
+    path: str | Path,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    fps: float | None = None,
+    size: tuple[int, int] | None = None,
+    max_frames: int | None = None,
+) -> Video:
+    """Frames of a video file with the times at which they are shown.
+
+    start, end: seconds; frames shown in [start, end) are read. fps: one frame every 1 / fps seconds, that which is
+    shown then (repeated where the file has fewer); None reads every frame. max_frames: when there would be more, this
+    many are taken evenly spread instead. size: (height, width), covered and cropped around the centre; None keeps the
+    size. `times` are the file's own timestamps. Raises ShotsError for a file that is no video, a bad argument, or an
+    empty range.
+    """
+    path = Path(path)
+    begin = 0.0 if start is None else float(start)
+    if not (math.isfinite(begin) and begin >= 0):
+        raise ShotsError(f"start: {start} seconds; 0 or more is needed")
+    if end is not None and not end > begin:
+        raise ShotsError(f"end: {end} seconds is not after start at {begin} seconds")
+    if fps is not None:
+        _check_fps(fps)
+    if max_frames is not None and max_frames < 1:
+        raise ShotsError(f"max_frames: {max_frames}; at least 1 is needed")
+    if size is not None and min(size) < 1:
+        raise ShotsError(f"size: {size}; (height, width) of at least 1 x 1 is needed")
+    info = probe(path)
+    stop = info.duration if end is None else min(end, info.duration)
+    wanted, rate = _wanted(info, begin, stop, fps, max_frames)
+    if wanted is None:
+        picked = _every(path, begin, stop, size)
+    elif info.frames >= max(_SEEK_FROM, _SEEK_SHARE * len(wanted)) and info.width >= 64 and not info.alpha:
+        picked = _sought(path, info, wanted, size)
+    else:
+        picked = _shown_at(path, wanted, size)
+    frames, times = [], []
+    for time, img in picked:
+        frames.append(img)
+        times.append(time)
+    if not frames:
+        raise ShotsError(f"start, end: {path} shows nothing between {begin:g} and {stop:g} seconds")
+    return Video(np.stack(frames), rate, np.array(times, np.float64), record=read_record(path))
+
+
+def _wanted(
+    info: VideoInfo, begin: float, stop: float, fps: float | None, max_frames: int | None
+) -> tuple[Times | None, float]:
+    """The times to take a picture at (None: every frame), and the resulting frames a second."""
+    span = stop - max(begin, info.start)
+    if span <= 0:
+        return None, info.fps
+    rate = info.fps if fps is None else fps
+    count = max(1, math.ceil(span * rate - 1e-6))
+    if max_frames is not None and count > max_frames:
+        return stop - span + (np.arange(max_frames) + 0.5) * span / max_frames, max_frames / span
+    if fps is None:
+        return None, rate
+    return stop - span + np.arange(count) / fps, fps
+
+
+def _resized(img: Frames, size: tuple[int, int] | None) -> Frames:
+    return img if size is None else fit_image(img, *size)
+
+
+def _every(path: Path, begin: float, stop: float, size: tuple[int, int] | None) -> Iterator[tuple[float, Frames]]:
+    """Every frame shown first in [begin, stop)."""
+    with _opened(path) as container:
+        for time, frame in _decoded(container, path, begin):
+            if time >= stop - 1e-6:
+                return
+            if time >= begin - 1e-6:
+                yield time, _resized(_rgb(frame), size)
+
+
+def _shown_at(path: Path, wanted: Times, size: tuple[int, int] | None) -> Iterator[tuple[float, Frames]]:
+    """What is shown at each of the `wanted` times (ascending), decoding through."""
+    with _opened(path) as container:
+        tick = float(container.streams.video[0].time_base or 0)  # timestamps are rounded to it
+        slack = max(1e-6, min(tick, 1e-3))
+        shown: tuple[float, Any] | None = None
+        pending = list(wanted[::-1])
+        converted: tuple[float, Frames] | None = None
+        for now in _decoded(container, path, float(wanted[0])):
+            while pending and pending[-1] < now[0] - slack:
+                pending.pop()
+                source = shown or now
+                if converted is None or converted[0] != source[0]:
+                    converted = source[0], _resized(_rgb(source[1]), size)
+                yield converted
+            if not pending:
+                return
+            shown = now
+        if shown is not None:
+            last = shown[0], _resized(_rgb(shown[1]), size)
+            yield from (last for _ in pending)
+
+
+def _sought(path: Path, info: VideoInfo, wanted: Times, size: tuple[int, int] | None) -> Iterator[tuple[float, Frames]]:
+    """What is shown at each of the `wanted` times, seeking from one to the next."""
+    import decord
+
+    try:
+        reader = decord.VideoReader(str(path), num_threads=1)
+        # decord's clock starts at the first picture
+        times = reader.get_frame_timestamp(range(len(reader)))[:, 0].astype(np.float64) + info.start
+        picks = np.maximum(np.searchsorted(times, wanted + 1e-3, side="right") - 1, 0)
+        images = [reader[int(pick)].asnumpy() for pick in picks]
+    except decord.DECORDError as error:
+        reason = str(error).splitlines()[-1]
+        log.warning("%s cannot be sought in (%s); decoding it through, which takes longer", path, reason)
+        yield from _shown_at(path, wanted, size)
+        return
+    for pick, img in zip(picks, images, strict=True):
+        yield float(times[pick]), _resized(img, size)
+
+
+def read_record(path: str | Path) -> dict[str, Any] | None:
+    """The record in a video's comment tag, or else in the file beside it; None when it has none."""
+    path = Path(path)
+    with _opened(path) as container:
+        tags = {key.lower(): value for key, value in container.metadata.items()}
+    texts = [tags.get("comment", "")]
+    if (beside := sidecar(path)).is_file():
+        texts.append(beside.read_text(encoding="utf-8", errors="replace"))
+    for text in texts:
+        with contextlib.suppress(json.JSONDecodeError):  # other programs write plain comments there
+            if isinstance(record := json.loads(text), dict):
+                return record
+    return None
