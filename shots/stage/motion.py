@@ -17,7 +17,7 @@ from .scene import COLOUR_RGB, SIZE_SCALE, Action, Camera, Film, ShotSpec
 # Half extents of each unit shape (height 1, base on the floor) along its own x, y, z; the renderer and the writer share them.
 HALF_EXTENT: dict[str, tuple[float, float, float]] = {
     "sphere": (0.50, 0.50, 0.50),
-    "cube": (0.44, 0.44, 0.44),
+    "cube": (0.46, 0.50, 0.46),
     "cylinder": (0.38, 0.50, 0.38),
     "cone": (0.48, 0.50, 0.48),
     "torus": (0.50, 0.50, 0.16),

@@ -301,7 +301,7 @@ def _distance(shape: str, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
     if shape == "sphere":
         return (x * x + y * y + z * z).sqrt() - 0.5
     if shape == "cube":
-        qx, qy, qz = x.abs() - 0.38, y.abs() - 0.44, z.abs() - 0.38  # rounded by 0.06
+        qx, qy, qz = x.abs() - 0.40, y.abs() - 0.44, z.abs() - 0.40  # rounded by 0.06
         out = (qx.clamp_min(0) ** 2 + qy.clamp_min(0) ** 2 + qz.clamp_min(0) ** 2).sqrt()
         return out + torch.maximum(qx, torch.maximum(qy, qz)).clamp_max(0) - 0.06
     if shape == "cylinder":
