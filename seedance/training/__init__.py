@@ -1,0 +1,42 @@
+"""Training: `train("nano-vae.yaml", ["loop.steps=100"])` runs a recipe; its `task` says what is trained.
+
+Notable choice: nothing that decodes video or serves pages is imported on this path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from seedance.errors import SeedanceError
+
+TASKS = ("vae", "latents", "dit", "judge")
+
+
+def train(recipe_path: str | Path, overrides: Iterable[str] = ()) -> Any:
+    """Run a recipe (a path, or the name of a shipped one) with `key=value` overrides; resumes what is in its `out`.
+
+    Returns the task's progress. Raises SeedanceError for a recipe that is not right.
+    """
+    from seedance.training.recipe import build, load_recipe
+
+    recipe = load_recipe(recipe_path, overrides)
+    task = recipe.get("task")
+    if task == "vae":
+        from seedance.training.vae import VAERecipe, train_vae
+
+        return train_vae(build(VAERecipe, recipe))
+    if task == "latents":
+        from seedance.training.latents import LatentsRecipe, build_cache
+
+        return build_cache(build(LatentsRecipe, recipe))
+    if task == "dit":
+        from seedance.training.dit import DiTRecipe, train_dit
+
+        return train_dit(build(DiTRecipe, recipe))
+    if task == "judge":
+        from shots.stage.judge import train_judge
+
+        return train_judge({key: value for key, value in recipe.items() if key != "task"})
+    raise SeedanceError(f"recipe: task {task!r} is not one of {', '.join(TASKS)}")

@@ -1,0 +1,78 @@
+"""The optimizer, its schedule and the moving average of weights.
+
+Notable choices:
+- AdamW with betas (0.9, 0.95) and fp32 masters; parameters of one dimension get no weight decay.
+- A model that follows muP hands over its own groups, each with `lr_scale`; others are one group.
+- Warm-up, stable, decay (arXiv 2404.06395): the decay starts when the last share of the run begins, whether the run is
+  counted in steps or by the clock, so a run can be ended at any time and still decays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups for AdamW: matrices with weight decay, vectors and scalars without."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def adamw(groups: Iterable[dict[str, Any]], learning_rate: float, betas: tuple[float, float] = (0.9, 0.95)) -> torch.optim.AdamW:
+    """AdamW over `groups`; a group's `lr_scale` (default 1) multiplies the learning rate at every step."""
+    prepared = [{"lr_scale": 1.0, **group, "lr": learning_rate * group.get("lr_scale", 1.0)} for group in groups]
+    return torch.optim.AdamW(prepared, lr=learning_rate, betas=betas, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Give every group the rate times its `lr_scale`."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group["lr_scale"]
+
+
+def warmup_stable_decay(step: int, progress: float, warmup_steps: int, decay: float, floor: float) -> float:
+    """The factor on the learning rate at `step` (from 0), `progress` (0 to 1) of the run done.
+
+    Linear from 0 over `warmup_steps`; 1; then linear to `floor` over the last `decay` share of the run.
+    """
+    factor = min(1.0, (step + 1) / max(1, warmup_steps))
+    if decay > 0 and progress > 1 - decay:
+        factor = min(factor, floor + (1 - floor) * max(0.0, 1 - progress) / decay)
+    return factor
+
+
+class MovingAverage:
+    """Exponential moving average of a module's parameters, kept in fp32; buffers are taken as they are."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.shadow = {name: tensor.detach().clone().float() for name, tensor in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Move towards the module's weights after optimizer step `step` (from 0); early steps move faster."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        live = [parameter.detach().float() for _, parameter in module.named_parameters()]
+        torch._foreach_lerp_(list(self.shadow.values()), live, 1 - decay)
+
+    @torch.no_grad()
+    def copy_to(self, module: nn.Module) -> None:
+        """Overwrite the module's parameters with the average."""
+        for name, parameter in module.named_parameters():
+            parameter.copy_(self.shadow[name])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averages by parameter name."""
+        return self.shadow
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take averages saved by `state_dict`."""
+        for name, tensor in self.shadow.items():
+            tensor.copy_(state[name])
