@@ -1,0 +1,279 @@
+"""The judge's network: one shot in, a reading of every fact about it out. Under half a million parameters.
+
+Notable choices:
+
+- Object-centric: a dense head says for each cell of a 24 x 24 grid which colour of actor is there (colours name actors
+  on the stage), and ten fixed colour slots pool the picture's features under their own map. The share of the picture,
+  the centre and the spread of that map go with the features, so moves and growth are read from measured geometry.
+- Motion is seen by shifting a quarter of the channels one frame forward and back before a spatial convolution
+  (TSM, Lin et al. 2019, arXiv:1811.08383), and by how well each cell matches its neighbours of the next frame (the cost
+  volume of PWC-Net, Sun et al. 2018, arXiv:1709.02371): without the latter, cameras are learnt slowly.
+- After pooling, 11 tokens a frame (ten colours and the whole picture) attend over time and over each other. Tokens
+  carry seconds, so a speed is a speed at any frame rate.
+- Every fact can be read as "none": index 0 of each head, except for what only a present actor has (size, surface ...).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..facts import CAMERA_CLASSES
+from ..scene import ACTIONS, ANGLES, COLOURS, FLOORS, SHAPES, SHOT_SIZES, SIZES, SKIES, STYLES, SURFACES
+from .cuts import CutHead
+
+MAX_COUNT = 5
+
+# What is read per colour, and per shot. A name stands for index i; "none" first where nothing may be there.
+SLOT_FACTS: dict[str, tuple[str, ...]] = {
+    "shape": ("none", *SHAPES),
+    "size": SIZES,
+    "surface": SURFACES,
+    "action": ACTIONS,
+    "other": COLOURS,
+    "new_colour": COLOURS,
+}
+SHOT_FACTS: dict[str, tuple[str, ...]] = {
+    "count": ("none", *(str(n) for n in range(1, MAX_COUNT + 1))),
+    "camera": ("none", *CAMERA_CLASSES),
+    "shot_size": ("none", *SHOT_SIZES),
+    "angle": ("none", *ANGLES),
+    "floor": ("none", *FLOORS),
+    "sky": ("none", *SKIES),
+    "style": ("none", *STYLES),
+    "fog": ("none", "no", "yes"),
+}
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """Sizes of the judge. `size` is the side of the square picture it reads, `frames` how many it takes of a shot."""
+
+    size: int = 96
+    frames: int = 12
+    stem: int = 24
+    fine: int = 48
+    deep: int = 80
+    slot: int = 88
+    heads: int = 4
+    layers: int = 2
+
+    def to_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+    @property
+    def grid(self) -> int:
+        """Cells along one side of the dense colour map."""
+        return self.size // 4
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of a (N, C, H, W) map stored channels last."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias)  # (N, H, W, C)
+        return y.permute(0, 3, 1, 2)  # (N, C, H, W)
+
+
+def shift_in_time(x: Tensor, frames: int) -> Tensor:
+    """Moves an eighth of the channels of (B T, C, H, W) one frame later and an eighth one earlier; zeros come in."""
+    n = x.shape[1] // 8
+    video = x.permute(0, 2, 3, 1).unflatten(0, (-1, frames))  # (B, T, H, W, C), as it lies in memory
+    later, earlier, rest = video.split([n, n, x.shape[1] - 2 * n], dim=-1)
+    later = F.pad(later, (0, 0, 0, 0, 0, 0, 1, -1))  # (B, T, H, W, C/8)
+    earlier = F.pad(earlier, (0, 0, 0, 0, 0, 0, -1, 1))  # (B, T, H, W, C/8)
+    return torch.cat([later, earlier, rest], dim=-1).flatten(0, 1).permute(0, 3, 1, 2)  # (B T, C, H, W)
+
+
+def matches(x: Tensor, frames: int) -> Tensor:
+    """How alike each cell of (B T, C, g, g) is to the cells up to 2 columns and 1 row away in the next frame, cosines
+    (B T, 15, g, g). The last frame is compared with itself."""
+    unit = F.normalize(x.permute(0, 2, 3, 1), dim=-1).to(x.dtype).unflatten(0, (-1, frames))  # (B, T, g, g, C)
+    after = torch.cat([unit[:, 1:], unit[:, -1:]], dim=1).flatten(0, 1)  # (B T, g, g, C)
+    after = F.pad(after, (0, 0, 2, 2, 1, 1))  # (B T, g + 2, g + 4, C)
+    here, grid = unit.flatten(0, 1), x.shape[-1]
+    found = [
+        (here * after[:, dy : dy + grid, dx : dx + grid]).sum(-1) for dy in range(3) for dx in range(5)
+    ]  # 15 x (B T, g, g)
+    return torch.stack(found, dim=1)
+
+
+class PictureBlock(nn.Module):
+    """Pre-norm residual block: time shift, 3 x 3 convolution, GELU, 1 x 1 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(channels)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        y = shift_in_time(self.norm(x), frames)  # (B T, C, H, W)
+        y = self.out(F.gelu(self.conv(y)))  # (B T, C, H, W)
+        return x + y
+
+
+class Attention(nn.Module):
+    """Plain multi-head self-attention over the second-last axis."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (..., L, 3, h, d)
+        q, k, v = (part.transpose(-3, -2) for part in qkv.unbind(-3))  # (..., h, L, d)
+        y = F.scaled_dot_product_attention(q, k, v)  # (..., h, L, d)
+        return self.out(y.transpose(-3, -2).flatten(-2))  # (..., L, D)
+
+
+class SlotBlock(nn.Module):
+    """Attention over the frames of each slot, then over the slots of each frame, then an MLP."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.norm_time, self.norm_slots, self.norm_mlp = (nn.LayerNorm(dim) for _ in range(3))
+        self.over_time = Attention(dim, heads)
+        self.over_slots = Attention(dim, heads)
+        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.over_time(self.norm_time(x).transpose(1, 2)).transpose(1, 2)  # (B, T, S, D)
+        x = x + self.over_slots(self.norm_slots(x))  # (B, T, S, D)
+        return x + self.mlp(self.norm_mlp(x))  # (B, T, S, D)
+
+
+def geometry(maps: Tensor) -> Tensor:
+    """Size, place and spread of soft maps (B, T, K, g, g) in [0, 1], as (B, T, K, 7) features of order one.
+
+    Features: amount (saturating), logarithm of the share of the picture, centre x and y and standard deviations x and y
+    (picture = [-1, 1]), highest value. Places of an empty map are 0.
+    """
+    grid = maps.shape[-1]
+    axis = (torch.arange(grid, device=maps.device, dtype=maps.dtype) + 0.5) * (2.0 / grid) - 1.0  # (g,)
+    mass = maps.sum((-2, -1))  # (B, T, K) cells
+    columns, rows = maps.sum(-2), maps.sum(-1)  # (B, T, K, g)
+    total = mass + 0.05
+    cx, cy = (columns @ axis) / total, (rows @ axis) / total  # (B, T, K)
+    vx = (columns @ axis.square()) / total - cx.square()  # (B, T, K)
+    vy = (rows @ axis.square()) / total - cy.square()  # (B, T, K)
+    there = mass / (mass + 0.5)
+    share = (mass + 0.2).log() - 2.0
+    spread = [4.0 * v.clamp_min(1e-4).sqrt() for v in (vx, vy)]
+    return torch.stack([there, share, 2.0 * cx, 2.0 * cy, *spread, maps.amax((-2, -1))], dim=-1)  # (B, T, K, 7)
+
+
+class JudgeNet(nn.Module):
+    """Reads shots. See `shots.stage.judge.read.Judge` for videos in and names out."""
+
+    def __init__(self, config: JudgeConfig | None = None) -> None:
+        super().__init__()
+        self.config = c = config or JudgeConfig()
+        self.stem = nn.Conv2d(3, c.stem, 3, stride=2, padding=1)
+        self.down1 = nn.Conv2d(c.stem, c.fine, 3, stride=2, padding=1)
+        self.fine = nn.ModuleList([PictureBlock(c.fine) for _ in range(2)])
+        self.down2 = nn.Conv2d(c.fine, c.deep, 3, stride=2, padding=1)
+        self.match_in = nn.Conv2d(c.fine, 16, 1)
+        self.match_out = nn.Conv2d(15, c.deep, 2, stride=2)
+        self.deep = nn.ModuleList([PictureBlock(c.deep) for _ in range(2)])
+        self.place_fine = nn.Parameter(torch.zeros(2, c.fine, c.grid))  # rows, columns
+        self.place_deep = nn.Parameter(torch.zeros(2, c.deep, c.grid // 2))
+        self.norm_fine, self.norm_deep = ChannelNorm(c.fine), ChannelNorm(c.deep)
+        self.lift = nn.Conv2d(c.deep, c.fine, 1)
+        self.colour = nn.Conv2d(c.fine, 1 + len(COLOURS), 1)
+
+        self.slot_in = nn.Linear(c.fine + c.deep + 7, c.slot)
+        self.region_in = nn.Conv2d(c.deep, 16, 1)
+        self.region_out = nn.Linear(9 * 16, c.slot)
+        self.slot_name = nn.Parameter(0.5 * torch.randn(len(COLOURS) + 1, c.slot))
+        self.seconds = nn.Linear(8, c.slot)
+        self.slots = nn.ModuleList([SlotBlock(c.slot, c.heads) for _ in range(c.layers)])
+        self.norm_slots = nn.LayerNorm(c.slot)
+        self.frame_shape = nn.Linear(c.slot, len(SLOT_FACTS["shape"]))
+        self.slot_out = nn.Linear(2 * c.slot, c.slot)
+        self.shot_out = nn.Linear(2 * c.slot, c.slot)
+        self.slot_heads = nn.ModuleDict({name: nn.Linear(c.slot, len(v)) for name, v in SLOT_FACTS.items()})
+        self.shot_heads = nn.ModuleDict({name: nn.Linear(c.slot, len(v)) for name, v in SHOT_FACTS.items()})
+        self.sound = nn.Linear(c.slot, 1)  # whether the shot is whole: neither noise, nor blended, nor melted
+        self.cuts = CutHead()  # on its own features, fitted apart
+
+    def forward(self, frames: Tensor, seconds: Tensor) -> dict[str, Tensor]:
+        """Logits of every fact.
+
+        frames: float (B, T, 3, s, s) in [0, 1]; seconds: (B, T) of each frame in its shot. Returns "slot/<fact>"
+        (B, 10, n), "shot/<fact>" (B, n), "sound" (B,), and for training "map" (B, T, 11, g, g) and "frame_shape"
+        (B, T, 10, 7). Names of the indices: `SLOT_FACTS`, `SHOT_FACTS`.
+        """
+        batch, count = frames.shape[:2]
+        x = (frames.flatten(0, 1) - 0.45) * 4.0  # (BT, 3, s, s)
+        x = F.gelu(self.stem(x.contiguous(memory_format=torch.channels_last)))  # (BT, stem, s/2, s/2)
+        x = self.down1(x)  # (BT, fine, g, g)
+        x = x + (self.place_fine[0, :, :, None] + self.place_fine[1, :, None, :])  # (BT, fine, g, g)
+        flow = self.match_out(matches(self.match_in(x), count))  # (BT, deep, g/2, g/2)
+        for block in self.fine:
+            x = block(x, count)  # (BT, fine, g, g)
+        y = self.down2(self.norm_fine(x)) + flow  # (BT, deep, g/2, g/2)
+        y = y + (self.place_deep[0, :, :, None] + self.place_deep[1, :, None, :])  # (BT, deep, g/2, g/2)
+        for block in self.deep:
+            y = block(y, count)  # (BT, deep, g/2, g/2)
+        y = self.norm_deep(y)  # (BT, deep, g/2, g/2)
+        x = self.norm_fine(x) + F.interpolate(self.lift(y), scale_factor=2.0, mode="nearest")  # (BT, fine, g, g)
+        x = F.gelu(x)  # (BT, fine, g, g)
+        colour = self.colour(x).float()  # (BT, 11, g, g)
+
+        maps = colour.softmax(1)  # (BT, 11, g, g), the first is what is no actor
+        maps = torch.cat([maps[:, 1:], maps[:, :1]], dim=1)  # (BT, 11, g, g), the last is what is no actor
+        coarse = F.avg_pool2d(maps, 2)  # (BT, 11, g/2, g/2)
+        near = torch.einsum("nkc,ndc->nkd", maps.flatten(2).to(x.dtype), x.flatten(2))  # (BT, 11, fine)
+        far = torch.einsum("nkc,ndc->nkd", coarse.flatten(2).to(y.dtype), y.flatten(2))  # (BT, 11, deep)
+        near = near.float() / (maps.sum((-2, -1)) + 0.5)[..., None]  # (BT, 11, fine)
+        far = far.float() / (coarse.sum((-2, -1)) + 0.125)[..., None]  # (BT, 11, deep)
+        measured = geometry(maps.unflatten(0, (batch, count))).flatten(0, 1)  # (BT, 11, 7)
+        tokens = self.slot_in(torch.cat([near, far, measured], dim=-1)).unflatten(0, (batch, count))  # (B, T, 11, D)
+        regions = F.adaptive_avg_pool2d(self.region_in(y), 3).flatten(1)  # (BT, 9 * 16)
+        whole = self.region_out(regions).unflatten(0, (batch, count))  # (B, T, D)
+        tokens = torch.cat([tokens[:, :, :-1], tokens[:, :, -1:] + whole[:, :, None]], dim=2)  # (B, T, 11, D)
+        tokens = tokens + self.slot_name + self.seconds(_clock(seconds))[:, :, None]  # (B, T, 11, D)
+        frame_shape = self.frame_shape(tokens[:, :, :-1])  # (B, T, 10, 7)
+        for block in self.slots:
+            tokens = block(tokens)  # (B, T, 11, D)
+        tokens = self.norm_slots(tokens)  # (B, T, 11, D)
+        pooled = torch.cat([tokens.mean(1), tokens.amax(1)], dim=-1)  # (B, 11, 2D)
+        slots = F.gelu(self.slot_out(pooled[:, :-1]))  # (B, 10, D)
+        shot = F.gelu(self.shot_out(pooled[:, -1]))  # (B, D)
+
+        out = {f"slot/{name}": head(slots).float() for name, head in self.slot_heads.items()}  # (B, 10, n)
+        out |= {f"shot/{name}": head(shot).float() for name, head in self.shot_heads.items()}  # (B, n)
+        out["sound"] = self.sound(shot).float()[:, 0]  # (B,)
+        out["map"] = colour.unflatten(0, (batch, count))  # (B, T, 11, g, g)
+        out["frame_shape"] = frame_shape.float()  # (B, T, 10, 7)
+        return out
+
+    def flops(self, batch: int = 1) -> int:
+        """Multiply-adds x 2 of one forward pass over `batch` shots; norms and attention scores left out as small."""
+        c = self.config
+        pixels = {"stem": (c.size // 2) ** 2, "fine": c.grid**2, "deep": (c.grid // 2) ** 2}
+        fine, deep = c.fine, c.deep
+        per_frame = pixels["stem"] * 27 * c.stem + pixels["fine"] * (
+            9 * c.stem * fine + 2 * 10 * fine * fine + 16 * fine + 15 * 16 + fine * (1 + len(COLOURS))
+        )
+        per_frame += pixels["deep"] * (9 * fine * deep + 2 * 10 * deep * deep + deep * fine)
+        per_token = self.slot_in.weight.numel() + c.layers * 12 * c.slot**2
+        return int(2 * batch * c.frames * (per_frame + (len(COLOURS) + 1) * per_token))
+
+
+def _clock(seconds: Tensor) -> Tensor:
+    """Features of times: (B, T) seconds to (B, T, 8): waves of 1, 2, 4 and 8 seconds."""
+    angles = seconds[..., None] * (2.0 * math.pi / torch.tensor([1.0, 2.0, 4.0, 8.0], device=seconds.device))
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)  # (B, T, 8)
