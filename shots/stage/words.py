@@ -223,7 +223,7 @@ ANGLE_WORDS: dict[str, Phrases] = {
         "from a low angle | from below | seen from below | from near the ground | from ground level | with a low camera | from low down | in a low angle view",
         "from a worms eye view | from down low"),
     "high": _say(
-        "from a high angle | from above | seen from above | from overhead | from high up | with a high camera | looking down from above | in a high angle view",
+        "from a high angle | viewed from above | seen from above | from overhead | from high up | with a high camera | looking down from above | in a high angle view",
         "from a birds eye view | from up high"),
 }
 ANGLE_TAGS: dict[str, Phrases] = {
@@ -532,6 +532,7 @@ class _Teller:
             clauses.append(text)
         nominal = clauses[0] if nominal_form else None
         rest = [name for name in waiting if name not in partners]
+        merely_there = False  # after "there is also a cube", ", and a cone rests" would read as both resting
         for name in rest:
             way = rng.random()
             if way < 0.4 and len(acting) == 1:
@@ -540,14 +541,16 @@ class _Teller:
                 continue
             nominal = None
             if name in scene.still and way < 0.8:
-                joint = rng.choice([" while ", ", and ", ". "])
+                joint = rng.choice([" while ", ". "] if merely_there else [" while ", ", and ", ". "])
                 clauses.append(f"{joint}{self.noun(name)} {self.still_verb(name, 0)}")
+                merely_there = False
             else:
+                merely_there = True
                 clauses.append(rng.choice([". there is also ", ". nearby is ", ". we also see "]) + self.noun(name))
         for name in waiting:
             if name in partners and name in scene.still and self.speaker.chance(0.2):
                 nominal = None
-                clauses.append(rng.choice([" while ", ", and ", ". "]) + f"{self.noun(name)} {self.still_verb(name, 0)}")
+                clauses.append(rng.choice([" while ", ". "]) + f"{self.noun(name)} {self.still_verb(name, 0)}")
         return _Core("".join(clauses).split(". "), nominal)
 
     def gathered(self, names: Sequence[str]) -> _Core:
@@ -606,6 +609,9 @@ def describe_shot(film: Film, k: int, rng: Random, observations: Observed | None
     return describe(film, k, rng, observations, wording).text
 
 
+_PREPOSITIONS = frozenset({"in", "at", "from", "with", "under", "as"})
+
+
 def _compose(scene: _Scene, speaker: _Speaker, wanted: set[str], rich: float) -> Caption:
     film, rng = scene.film, speaker.rng
     camera = film.shots[scene.shot].camera
@@ -652,7 +658,8 @@ def _compose(scene: _Scene, speaker: _Speaker, wanted: set[str], rich: float) ->
         _set_place(sentences, before, after, place, rng, fronted=not (tag and tag_first))
     for text in manner:
         if rng.random() < 0.75:
-            sentences[-1] += f", {text}" if rng.random() < 0.7 else f" {text}"
+            loose = text.split()[0] in _PREPOSITIONS and rng.random() < 0.3
+            sentences[-1] += f" {text}" if loose else f", {text}"
         elif tag and tag_first:
             after.append(text)
         else:
