@@ -216,7 +216,8 @@ def _clips(job: _Job) -> Iterator[tuple[Clip, list[Words]]]:
             actors=bucket.actors,
         )  # fmt: skip
         said = [drawn.clip(random.Random(f"words-{seed}-{wording}")) for wording in range(bucket.wordings)]
-        yield said[0], [Words(c.caption, tuple(shot.caption for shot in c.shots)) for c in said]
+        # One shot is its own caption, as a plain prompt is at inference.
+        yield said[0], [Words(c.caption if bucket.shots > 1 else "", tuple(shot.caption for shot in c.shots)) for c in said]
 
 
 def _write_frames(path: Path, bucket: Bucket, clips: Sequence[tuple[Clip, list[Words]]]) -> None:
