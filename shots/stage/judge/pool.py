@@ -5,6 +5,8 @@ Notable choices:
 - A shot is kept as the judge will see it: a dozen frames spread over it, at the judge's size. Nothing else is drawn.
 - Beside the frames lies, for each frame, which colour of actor covers how much of each cell; an actor that changes
   colour counts under the colour it has at that moment.
+- All looks and actions are drawn, also those that no generator sees in training: the judge must read them. What is held
+  out for the judge is a range of seeds.
 - What a viewer cannot tell is -1 in the labels: it is neither trained nor scored.
 - Shards are memory-mapped, appear whole or not at all, and shard k holds the same shots whoever makes it.
 """
@@ -26,6 +28,7 @@ from torch.nn import functional as F
 from shots.errors import ShotsError
 
 from ..facts import Facts, facts_of
+from ..heldout import TRAINING_SEEDS
 from ..observe import Observations, observe
 from ..render import render_film, shot_frames
 from ..scene import COLOURS, Film
@@ -38,6 +41,7 @@ ACTORS = 5  # most actors a shot can label
 SHARD = 128  # shots in a shard
 SET_FACTS = ("floor", "sky", "fog", "shot_size", "angle", "style")
 EMPTY_SHARE = 0.03  # shots drawn without their actors, so that an empty stage is known
+CHECK_SEEDS = TRAINING_SEEDS + 500_000_000  # first seed of what checks the judge
 SECONDS = (2.0, 2.5, 3.0, 3.0, 3.0, 4.0, 5.0)
 
 
@@ -140,10 +144,10 @@ def examples_of(film: Film, config: JudgeConfig, degrade: Degrade | None = None)
         yield Example(frames[rows].numpy(), times[k].numpy().astype(np.float32), cover, colour, slot, shot)
 
 
-def examples(seed: int, config: JudgeConfig, split: str = "train", degrade: Degrade | None = None) -> Iterator[Example]:
+def examples(seed: int, config: JudgeConfig, degrade: Degrade | None = None) -> Iterator[Example]:
     """The shots of the stage's film number `seed`; every third film has three."""
     rng = np.random.default_rng([seed, 77])
-    film = write_film(seed, shots=3 if seed % 3 == 0 else 1, seconds=float(rng.choice(SECONDS)), split=split)
+    film = write_film(seed, shots=3 if seed % 3 == 0 else 1, seconds=float(rng.choice(SECONDS)), split="any")
     if rng.random() < EMPTY_SHARE:
         film = replace(film, shots=tuple(replace(shot, placements=(), actions=()) for shot in film.shots))
     yield from examples_of(film, config, degrade)
@@ -175,14 +179,14 @@ def _write(path: Path, save: Callable[[Path], None]) -> None:
 
 
 def make_shard(
-    folder: Path, number: int, config: JudgeConfig, split: str = "train", degrade: Degrade | None = None
+    folder: Path, number: int, config: JudgeConfig, degrade: Degrade | None = None, first_seed: int = 0
 ) -> None:
-    """Writes shard `number` of the pool in `folder`: SHARD shots of the films from seed `number * SHARD` on."""
+    """Writes shard `number` of a pool: SHARD shots of the films from seed `first_seed + number * SHARD` on."""
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[Example] = []
-    seed = number * SHARD
+    seed = first_seed + number * SHARD
     while len(rows) < SHARD:
-        rows += examples(seed, config, split, degrade)
+        rows += examples(seed, config, degrade)
         seed += 1
     rows = rows[:SHARD]
     frames, cover = np.stack([r.frames for r in rows]), np.stack([r.cover for r in rows])
@@ -198,14 +202,12 @@ def make_shard(
     _write(_shard_path(folder, number, "facts"), lambda path: np.savez(path, **small))
 
 
-def fill(folder: Path, count: int, config: JudgeConfig, split: str = "train", nice: int = 0) -> None:
+def fill(folder: Path, count: int, config: JudgeConfig) -> None:
     """Makes the missing shards of a pool of `count` shots, in order, on one thread. Runs in a process of its own."""
     torch.set_num_threads(1)
-    if nice:
-        os.nice(nice)
     for number in range(-(-count // SHARD)):
         if not _shard_path(folder, number, "facts").is_file():
-            make_shard(folder, number, config, split)
+            make_shard(folder, number, config)
 
 
 class Pool:

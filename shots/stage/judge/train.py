@@ -36,7 +36,7 @@ from ..writer import write_film
 from .augment import Batch, augment, mild, plain
 from .cuts import cut_features, fit_cuts
 from .model import SHOT_FACTS, SLOT_FACTS, JudgeConfig, JudgeNet
-from .pool import Pool, fill, make_shard
+from .pool import CHECK_SEEDS, SHARD, Pool, fill, make_shard
 
 
 @dataclass(frozen=True)
@@ -152,12 +152,12 @@ def check(
     return {name: float(np.mean(hits)) for name, hits in right.items() if hits}
 
 
-def cut_pairs(films: int, split: str, first_seed: int = 0) -> tuple[Tensor, Tensor]:
+def cut_pairs(films: int, first_seed: int = 0) -> tuple[Tensor, Tensor]:
     """Features (P, 12) of all neighbouring frames of `films` films of three short shots, and which are cuts (P,). Half
     of the films are blurred and grained."""
     features, labels = [], []
     for seed in range(first_seed, first_seed + films):
-        film = write_film(seed, shots=3, seconds=1.0 + 0.5 * (seed % 3), split=split)
+        film = write_film(seed, shots=3, seconds=1.0 + 0.5 * (seed % 3), split="any")
         drawn = render_film(film, 64, 64, 12.0)
         frames = drawn.frames
         if seed % 2:
@@ -174,8 +174,8 @@ def cut_pairs(films: int, split: str, first_seed: int = 0) -> tuple[Tensor, Tens
 def train_cuts(model: JudgeNet, films: int) -> dict[str, float]:
     """Fits the cut head on the stage; returns shares of held-out cuts found and of other pairs taken for cuts."""
     head = model.cuts.cpu()
-    fit_cuts(head, *cut_pairs(films, "train"))
-    features, is_cut = cut_pairs(max(20, films // 4), "heldout")
+    fit_cuts(head, *cut_pairs(films))
+    features, is_cut = cut_pairs(max(20, films // 4), CHECK_SEEDS)
     with torch.no_grad():
         said = head(features) > 0
     head.to(model.stem.weight.device)
@@ -321,7 +321,7 @@ def _held_out(recipe: JudgeRecipe, config: JudgeConfig) -> Pool | None:
     folder = Path(recipe.pool) / "heldout"
     pool = Pool(folder)
     while pool.refresh() < recipe.check_size:
-        make_shard(folder, len(pool) // 128, config, split="heldout")
+        make_shard(folder, len(pool) // SHARD, config, first_seed=CHECK_SEEDS)
     return pool
 
 
