@@ -33,7 +33,7 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 from numpy.typing import NDArray
 
-from shots.errors import ShotsError
+from shots.errors import ShotsError, ShotsFailure
 from shots.images import fit_image
 
 log = logging.getLogger(__name__)
@@ -299,9 +299,9 @@ class VideoWriter:
         self._temporary.unlink(missing_ok=True)
         self._lock.close()
 
-    def _failure(self, error: Exception) -> ShotsError:
+    def _failure(self, error: Exception) -> ShotsFailure:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return ShotsError(f"output: {self.path} could not be written ({reason}); nothing was left there")
+        return ShotsFailure(f"output: {self.path} could not be written ({reason}); nothing was left there")
 
 
 # ---------------------------------------------------------------------------------------------------------- reading

@@ -1,0 +1,158 @@
+"""The `seedance` command: one thin table of sub-commands. Each parses, calls one public function, and prints.
+
+Notable choices:
+- Nothing heavy is imported before a command runs, so `seedance --help` answers at once.
+- Flags are hyphenated; underscores are accepted.
+- stdout carries the result (with --json one object), stderr everything else.
+- Exit status: 0 done, 2 bad usage or bad input, 1 the work failed; bad input never shows a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seedance.errors import SeedanceError
+from shots.errors import ShotsError, ShotsFailure
+
+Parser = argparse.ArgumentParser
+
+
+@dataclass(frozen=True)
+class Command:
+    """One sub-command: what --help says, the arguments it takes, and what runs it and returns the exit status."""
+
+    help: str
+    arguments: Callable[[Parser], None]
+    run: Callable[[argparse.Namespace], None]
+
+
+def _print(arguments: argparse.Namespace, result: dict[str, Any], text: str) -> None:
+    """The result on stdout: as one JSON object with --json, else as text."""
+    print(json.dumps(result, ensure_ascii=False) if arguments.json else text)
+
+
+# ----------------------------------------------------------------------------------------------------------- render
+
+
+def _render_arguments(parser: Parser) -> None:
+    what = parser.add_argument_group("what to render, one of")
+    what.add_argument("prompts", nargs="*", metavar="PROMPT", help='what is to be seen; "[cut]" parts shots')
+    what.add_argument("--script", type=Path, metavar="FILE", help="a script: YAML, JSON or plain text")
+    what.add_argument("--from-file", type=Path, metavar="FILE", help="one prompt a line, one film each")
+    parser.add_argument("-o", "--output", type=Path, default=Path("film.mp4"), help="video file (default: film.mp4)")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="picture that the film starts with")
+    parser.add_argument("--last-image", type=Path, metavar="FILE", help="picture that the film ends with")
+    parser.add_argument("--seed", type=int, help="the same seed gives the same film (default: drawn, and printed)")
+    parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
+    parser.add_argument("--guidance-scale", type=float, metavar="G", help="how closely to follow the words; 1 is free")
+    parser.add_argument("--negative-prompt", default="", metavar="TEXT", help="what the film should not be like")
+    parser.add_argument("--height", type=int, help="pixels (default: the model's)")
+    parser.add_argument("--width", type=int, help="pixels (default: the model's)")
+    parser.add_argument("--num-frames", type=int, metavar="N", help="frames of each shot that does not say its seconds")
+    parser.add_argument("--fps", type=float, help="frames a second (default: the model's)")
+    parser.add_argument("--model", default="seedance-nano", metavar="NAME|DIR|HUB-ID", help="default: seedance-nano")
+    parser.add_argument("--num-samples", type=int, default=1, metavar="K", help="films per prompt, seeds counted up")
+    parser.add_argument("--no-record", dest="record", action="store_false", help="do not store how the film was made")
+    parser.add_argument("--dry-run", action="store_true", help="check everything and say what would be made")
+
+
+def _render(arguments: argparse.Namespace) -> None:
+    from seedance.api import RenderRequest, render
+
+    options = {name: value for name, value in vars(arguments).items() if name not in ("command", "json")}
+    result = render(RenderRequest(**{**options, "prompts": tuple(arguments.prompts)}), progress=_progress)
+    _print(arguments, result.to_dict(), str(result))
+
+
+def _progress(done: int, total: int, what: str) -> None:
+    """One line on stderr that overwrites itself where a person watches."""
+    if sys.stderr.isatty():
+        print(f"\r{what} {done}/{total} ", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ train
+
+
+def _train_arguments(parser: Parser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe file, or the name of a shipped one")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ from the recipe's")
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from seedance.training import train
+
+    train(arguments.recipe, arguments.overrides)
+
+
+# -------------------------------------------------------------------------------------------------------------- env
+
+
+def _env(arguments: argparse.Namespace) -> None:
+    from shots.runtime.environment import describe
+
+    found = describe()
+    rows = {**{key: value for key, value in found.items() if key != "packages"}, **found["packages"]}
+    _print(arguments, found, "\n".join(f"{key:<22}{value or '-'}" for key, value in rows.items()))
+
+
+COMMANDS = {
+    "render": Command("make films from prompts or a script", _render_arguments, _render),
+    "train": Command("train a model by a recipe; resumes what was stopped", _train_arguments, _train),
+    "env": Command("versions, device, and what would be computed in", lambda parser: None, _env),
+}
+
+
+def _parser() -> Parser:
+    parser = Parser("seedance", description="Write, render and verify films.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(name, help=command.help, description=command.help, allow_abbrev=False)
+        command.arguments(sub)
+        sub.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _hyphened(argv: Sequence[str]) -> list[str]:
+    """`argv` with the underscores of flag names made hyphens; values and what follows "--" stay as they are."""
+    made, flags = [], True
+    for word in argv:
+        flags = flags and word != "--"
+        if flags and word.startswith("--"):
+            name, equals, value = word.partition("=")
+            word = name.replace("_", "-") + equals + value
+        made.append(word)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (default: this process's) and return its exit status."""
+    arguments = _parser().parse_args(_hyphened(sys.argv[1:] if argv is None else argv))
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    try:
+        COMMANDS[arguments.command].run(arguments)
+    except ShotsFailure as error:
+        return _complain(error, 1)
+    except (ShotsError, SeedanceError) as error:
+        return _complain(error, 2)
+    except OSError as error:
+        return _complain(error, 1)
+    except KeyboardInterrupt:
+        return _complain("stopped", 130)
+    return 0
+
+
+def _complain(what: object, status: int) -> int:
+    line = " ".join(str(what).split())
+    print(f"seedance: {line}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
