@@ -14,8 +14,8 @@ Notable choices:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from shots.errors import ShotsError
 
 from ..facts import Facts, facts_of
 from ..heldout import TRAINING_SEEDS
-from ..observe import Observations, observe
+from ..observe import observe
 from ..render import render_film, shot_frames
 from ..scene import COLOURS, Film
 from ..writer import write_film
@@ -39,7 +39,6 @@ Degrade = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 ACTORS = 5  # most actors a shot can label
 SHARD = 128  # shots in a shard
-SET_FACTS = ("floor", "sky", "fog", "shot_size", "angle", "style")
 EMPTY_SHARE = 0.03  # shots drawn without their actors, so that an empty stage is known
 CHECK_SEEDS = TRAINING_SEEDS + 500_000_000  # first seed of what checks the judge
 SECONDS = (2.0, 2.5, 3.0, 3.0, 3.0, 4.0, 5.0)
@@ -65,12 +64,6 @@ class Example:
 def sample_indices(length: int, count: int) -> NDArray[np.int64]:
     """`count` frame numbers spread over 0 .. length - 1, ends included; repeats where the shot is shorter."""
     return np.rint(np.linspace(0, length - 1, count)).astype(np.int64)
-
-
-def readable(facts: Facts, seen: Observations, shot: int) -> Facts:
-    """`facts` of a shot without what its set hides: the floor of a neon set, say, or the sky above a high camera."""
-    hidden: dict[str, Any] = {name: None for name in SET_FACTS if not seen.sees_set(shot, name)}
-    return replace(facts, **hidden)
 
 
 def labels_of(film: Film, shot: int, facts: Facts) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
@@ -140,7 +133,7 @@ def examples_of(film: Film, config: JudgeConfig, degrade: Degrade | None = None)
             share = F.avg_pool2d(mask, config.size // config.grid)[:, 0]  # (T, g, g)
             cover[:, place] = (share * 255.0).round().to(torch.uint8).numpy()
             colour[:, place] = _colour_at(film, k, placement.actor, times[k])
-        slot, shot = labels_of(film, k, readable(facts_of(film, k, seen), seen, k))
+        slot, shot = labels_of(film, k, facts_of(film, k, seen))
         yield Example(frames[rows].numpy(), times[k].numpy().astype(np.float32), cover, colour, slot, shot)
 
 
@@ -163,6 +156,11 @@ def fit(frames: Tensor, size: int) -> Tensor:
     x = square.permute(0, 3, 1, 2).float()
     x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
     return x.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def stack(rows: Sequence[Example]) -> dict[str, Tensor]:
+    """The fields of shots, stacked, by name."""
+    return {f.name: torch.from_numpy(np.stack([getattr(row, f.name) for row in rows])) for f in fields(Example)}
 
 
 _FIELDS = ("frames", "cover", "facts")
@@ -189,15 +187,10 @@ def make_shard(
         rows += examples(seed, config, degrade)
         seed += 1
     rows = rows[:SHARD]
-    frames, cover = np.stack([r.frames for r in rows]), np.stack([r.cover for r in rows])
+    small: dict[str, Any] = {name: value.numpy() for name, value in stack(rows).items()}
+    frames, cover = small.pop("frames"), small.pop("cover")
     _write(_shard_path(folder, number, "frames"), lambda path: np.save(path, frames))
     _write(_shard_path(folder, number, "cover"), lambda path: np.save(path, cover))
-    small: dict[str, Any] = {
-        "seconds": np.stack([r.seconds for r in rows]),
-        "cover_colour": np.stack([r.cover_colour for r in rows]),
-        "slot": np.stack([r.slot for r in rows]),
-        "shot": np.stack([r.shot for r in rows]),
-    }
     # Written last: a shard counts once its facts are there.
     _write(_shard_path(folder, number, "facts"), lambda path: np.savez(path, **small))
 
@@ -239,6 +232,5 @@ class Pool:
         if not len(self):
             raise ShotsError(f"pool: {self.folder} holds no shots")
         where = [divmod(int(i), SHARD) for i in indices]
-        fields = ("frames", "seconds", "cover", "cover_colour", "slot", "shot")
-        rows = {field: [self._shards[shard][field][row] for shard, row in where] for field in fields}
+        rows = {f.name: [self._shards[shard][f.name][row] for shard, row in where] for f in fields(Example)}
         return {field: torch.from_numpy(np.stack(values)) for field, values in rows.items()}

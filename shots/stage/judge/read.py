@@ -97,17 +97,35 @@ class FilmReading:
     shots: tuple[Reading, ...]
     cuts: tuple[int, ...]
 
-    def agreement(self, colours: Sequence[str] | None = None) -> float | None:
-        """Over pairs of neighbouring shots and actors (`colours`, or all seen in either): share of LASTING facts that
-        agree. An actor missing in one of the two agrees in nothing. None where there is nothing to compare."""
-        hits: list[bool] = []
-        for first, second in zip(self.shots, self.shots[1:], strict=False):
-            for colour in colours if colours is not None else sorted({*first.present, *second.present}):
-                both = colour in first.present and colour in second.present
-                hits.append(both)
-                for fact in LASTING[1:]:
-                    hits.append(both and first.actors[colour].best(fact) == second.actors[colour].best(fact))
-        return float(np.mean(hits)) if hits else None
+    def agreement(self, shown: Sequence[Facts] | None = None) -> tuple[int, int]:
+        """How many lasting facts (colour, shape, size, surface) of actors agree between neighbouring shots, and of how
+        many.
+
+        With `shown`, the facts that can be told in each shot, only those told in both are counted; without, all facts
+        of the actors read in either. An actor missing in one of the two shots agrees in nothing.
+        """
+        agree = total = 0
+        for k, (first, second) in enumerate(zip(self.shots, self.shots[1:], strict=False)):
+            wanted: dict[str, tuple[str, ...]] = dict.fromkeys({*first.present, *second.present}, LASTING)
+            if shown is not None:
+                wanted = _told_in_both(shown[k], shown[k + 1])
+            for colour, facts in wanted.items():
+                total += len(facts)
+                if colour in first.present and colour in second.present:
+                    a, b = first.actors[colour], second.actors[colour]
+                    agree += sum(fact == "colour" or a.best(fact) == b.best(fact) for fact in facts)
+        return agree, total
+
+
+def _told_in_both(first: Facts, second: Facts) -> dict[str, tuple[str, ...]]:
+    """Lasting facts by colour of the actors told in both shots."""
+    told: dict[str, tuple[str, ...]] = {}
+    for actor in first.actors:
+        other = second.actor(actor.colour) if actor.colour is not None else None
+        if actor.colour is not None and other is not None:
+            known = [f for f in LASTING[1:] if getattr(actor, f) is not None and getattr(other, f) is not None]
+            told[actor.colour] = ("colour", *known)
+    return told
 
 
 class Judge:
@@ -157,6 +175,12 @@ class Judge:
             rows = {name: value.float().cpu() for name, value in out.items() if name not in ("map", "frame_shape")}
             readings += [_reading({name: value[i] for name, value in rows.items()}) for i in range(len(pictures))]
         return readings
+
+    @torch.no_grad()
+    def sound(self, frames: torch.Tensor, seconds: torch.Tensor) -> torch.Tensor:
+        """Probability (B,) that each shot is whole; arguments as the network's."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.model(frames.to(self.device), seconds.to(self.device))["sound"].float().sigmoid().cpu()
 
     def cuts(self, frames: NDArray[np.uint8], threshold: float = 0.5) -> tuple[int, ...]:
         """Frames at which a hard cut starts a new shot, of uint8 (T, H, W, 3)."""

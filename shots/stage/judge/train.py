@@ -126,30 +126,35 @@ def _cross_entropy(logits: Tensor, target: Tensor, none_weight: float = 1.0) -> 
 
 
 @torch.no_grad()
+def count_right(model: JudgeNet, batch: Batch, dtype: torch.dtype) -> dict[str, tuple[int, int]]:
+    """(Right, of) for each kind of known fact in a batch. `present` and `absent` are the colours found among those
+    there and not there; `shape` and what else only an actor has is counted where an actor is."""
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        out = {k: v.cpu() for k, v in model(batch.frames.to(device), batch.seconds.to(device)).items()}
+    found: dict[str, tuple[int, int]] = {"sound": (int((out["sound"] > 0).sum()), len(batch.sound))}
+    for group, names, labels in (("slot", SLOT_FACTS, batch.slot), ("shot", SHOT_FACTS, batch.shot)):
+        for row, name in enumerate(names):
+            truth, said = labels[:, row], out[f"{group}/{name}"].argmax(-1)
+            known = truth > 0 if name == "shape" else truth >= 0
+            found[name] = (int((said == truth)[known].sum()), int(known.sum()))
+            if name == "shape":
+                found["present"] = (int((said > 0)[known].sum()), int(known.sum()))
+                found["absent"] = (int((said == 0)[truth == 0].sum()), int((truth == 0).sum()))
+    return found
+
+
 def check(
     model: JudgeNet, pool: Pool, indices: NDArray[np.int64], dtype: torch.dtype, chunk: int = 32
 ) -> dict[str, float]:
-    """Share of known facts read right, by kind, over the pool's shots as they are; `"present"` and `"absent"` are the
-    colours found among those there and not there."""
+    """Share of known facts read right, by kind (`count_right`), over the pool's shots as they are."""
     model.eval()
-    device = next(model.parameters()).device
-    right: dict[str, list[float]] = {}
+    right: dict[str, NDArray[np.int64]] = {}
     for start in range(0, len(indices), chunk):
-        batch = plain(pool.batch(indices[start : start + chunk]))
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            out = {k: v.cpu() for k, v in model(batch.frames.to(device), batch.seconds.to(device)).items()}
-        for group, labels in (("slot", batch.slot), ("shot", batch.shot)):
-            for row, name in enumerate(SLOT_FACTS if group == "slot" else SHOT_FACTS):
-                truth, said = labels[:, row], out[f"{group}/{name}"].argmax(-1)
-                if name == "shape":
-                    right.setdefault("present", []).extend((said[truth > 0] > 0).tolist())
-                    right.setdefault("absent", []).extend((said[truth == 0] == 0).tolist())
-                    right.setdefault(name, []).extend((said == truth)[truth > 0].tolist())
-                else:
-                    right.setdefault(name, []).extend((said == truth)[truth >= 0].tolist())
-        right.setdefault("sound", []).extend((out["sound"] > 0).tolist())
+        for name, counted in count_right(model, plain(pool.batch(indices[start : start + chunk])), dtype).items():
+            right[name] = right.get(name, np.zeros(2, np.int64)) + np.array(counted)
     model.train()
-    return {name: float(np.mean(hits)) for name, hits in right.items() if hits}
+    return {name: float(hits / of) for name, (hits, of) in right.items() if of}
 
 
 def cut_pairs(films: int, first_seed: int = 0) -> tuple[Tensor, Tensor]:
