@@ -13,6 +13,7 @@ import argparse
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,9 @@ def _render_arguments(parser: Parser) -> None:
     parser.add_argument("--model", default="seedance-nano", metavar="NAME|DIR|HUB-ID", help="default: seedance-nano")
     parser.add_argument("--num-samples", type=int, default=1, metavar="K", help="films per prompt, seeds counted up")
     parser.add_argument("--no-record", dest="record", action="store_false", help="do not store how the film was made")
-    parser.add_argument("--dry-run", action="store_true", help="check everything and say what would be made")
+    parser.add_argument("--sampler", choices=("multistep", "euler"), help="default: the model's")
+    parser.add_argument("--profile", action="store_true", help="also say how long each stage took, and the MFU")
+    parser.add_argument("--dry-run", action="store_true", help="check everything and say what it would take")
 
 
 def _render(arguments: argparse.Namespace) -> None:
@@ -77,6 +80,31 @@ def _progress(done: int, total: int, what: str) -> None:
         print(f"\r{what} {done}/{total} ", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
+# ------------------------------------------------------------------------------------------------------------ stage
+
+
+def _stage_arguments(parser: Parser) -> None:
+    parser.add_argument("--script", type=Path, metavar="FILE", help="what is to be seen (default: the seed writes it)")
+    parser.add_argument("--seed", type=int, help="the same seed gives the same film (default: drawn, and printed)")
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="length: of the film, or of the shots of a script that say none"
+    )
+    parser.add_argument("-o", "--output", type=Path, default=Path("stage.mp4"), help="video file (default: stage.mp4)")
+    parser.add_argument("--annotations", type=Path, metavar="FILE", help="JSON file for captions, events and questions")
+    parser.add_argument("--height", type=int, default=128, help="pixels (default: 128)")
+    parser.add_argument("--width", type=int, default=128, help="pixels (default: 128)")
+    parser.add_argument("--fps", type=float, default=12.0, help="frames a second (default: 12)")
+    parser.add_argument("--no-record", dest="record", action="store_false", help="do not store how the film was made")
+
+
+def _stage(arguments: argparse.Namespace) -> None:
+    from shots.stage.shoot import shoot
+
+    options = {name: value for name, value in vars(arguments).items() if name not in ("command", "json")}
+    take = shoot(**options)
+    _print(arguments, take.to_dict(), str(take))
+
+
 # ------------------------------------------------------------------------------------------------------------ train
 
 
@@ -91,7 +119,59 @@ def _train(arguments: argparse.Namespace) -> None:
     train(arguments.recipe, arguments.overrides)
 
 
-# -------------------------------------------------------------------------------------------------------------- env
+# --------------------------------------------------------------------------------------------------------- evaluate
+
+
+def _evaluate_arguments(parser: Parser) -> None:
+    parser.add_argument("suite", choices=("prompts", "vae"), help="what to measure, on the sets kept in the package")
+    parser.add_argument("--model", default="seedance-nano", metavar="NAME|DIR|HUB-ID", help="default: seedance-nano")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N of each set, for a quick look")
+    parser.add_argument("--seed", type=int, default=0, help="of the first film (default: 0)")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    if arguments.suite == "vae":
+        from seedance.evaluation import evaluate_vae
+        from seedance.pipeline import SHIPPED, load_vae
+        from shots.runtime.weights import resolve
+
+        result = evaluate_vae(load_vae(resolve(arguments.model, SHIPPED)), clips=arguments.limit)
+    else:
+        import torch
+
+        from seedance.evaluation import reconstruct
+        from seedance.pipeline import Seedance
+        from shots.stage.following import evaluate_suites
+        from shots.stage.judge import Judge
+
+        model, judge = Seedance.from_pretrained(arguments.model), Judge.load()
+        result = evaluate_suites(
+            model, model, judge, lambda frames: reconstruct(model.vae, torch.from_numpy(frames)).numpy(),
+            limit=arguments.limit, seed=arguments.seed, progress=_progress,
+        )  # fmt: skip
+    _print(arguments, {"seed": arguments.seed, **result}, "\n".join([f"seed {arguments.seed}", *_lines(result)]))
+
+
+def _lines(result: dict[str, Any], path: str = "") -> list[str]:
+    """A nested result as one line a figure."""
+    lines = []
+    for key, value in result.items():
+        if isinstance(value, dict):
+            lines += _lines(value, f"{path}{key}.")
+        else:
+            lines.append(f"{path}{key:<{max(1, 48 - len(path))}} {value:.4g}" if isinstance(value, float) else
+                         f"{path}{key:<{max(1, 48 - len(path))}} {value}")  # fmt: skip
+    return lines
+
+
+# ----------------------------------------------------------------------------------------------------- models, env
+
+
+def _models(arguments: argparse.Namespace) -> None:
+    from seedance.models import shipped_models
+
+    found = shipped_models()
+    _print(arguments, {"models": [model.to_dict() for model in found]}, "\n".join(map(str, found)))
 
 
 def _env(arguments: argparse.Namespace) -> None:
@@ -104,7 +184,10 @@ def _env(arguments: argparse.Namespace) -> None:
 
 COMMANDS = {
     "render": Command("make films from prompts or a script", _render_arguments, _render),
+    "stage": Command("shoot a film on the stage, with its ground truth", _stage_arguments, _stage),
     "train": Command("train a model by a recipe; resumes what was stopped", _train_arguments, _train),
+    "evaluate": Command("measure a model on the sets kept in the package", _evaluate_arguments, _evaluate),
+    "models": Command("the models that ship with the package", lambda parser: None, _models),
     "env": Command("versions, device, and what would be computed in", lambda parser: None, _env),
 }
 
@@ -135,6 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: this process's) and return its exit status."""
     arguments = _parser().parse_args(_hyphened(sys.argv[1:] if argv is None else argv))
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    warnings.showwarning = lambda message, *where: logging.getLogger("seedance").warning("warning: %s", message)
     try:
         COMMANDS[arguments.command].run(arguments)
     except ShotsFailure as error:

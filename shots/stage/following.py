@@ -254,6 +254,31 @@ def evaluate_first_frames(
     }
 
 
+def evaluate_suites(
+    renderer: Renderer,
+    animator: Animator,
+    judge: Judge,
+    roundtrip: Degrade,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The reports of all suites fixed in the repository, by name; `limit` takes only the first films of each."""
+    from shots.stage.heldout import SUITES, suite
+
+    if limit is not None and limit < 1:
+        raise ShotsError(f"limit: {limit}; at least 1 film of each suite is needed")
+    reports: dict[str, Any] = {}
+    for name in SUITES:
+        items = suite(name)[:limit]
+        if name == "first_frame":
+            reports[name] = evaluate_first_frames(animator, items, judge, roundtrip, seed=seed, progress=progress)
+        else:
+            reports[name] = evaluate_prompts(renderer, items, judge, seed=seed, progress=progress)
+    return reports
+
+
 def evaluate_judge(
     judge: Judge, films: int = 200, degrade: Degrade | None = None, progress: Progress | None = None
 ) -> dict[str, Any]:
