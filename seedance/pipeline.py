@@ -219,8 +219,8 @@ class Seedance:
         Raises:
             SeedanceError: the folder is not a model of this class, or a file is missing, differs from its hash, or does not fit.
         """
+        folder = _resolve(name, revision)
         try:
-            folder = resolve(name, SHIPPED, revision)
             where = pick_device(None if device is None else str(device))
             kind, _ = pick_dtype(where, None if dtype is None else str(dtype).removeprefix("torch."))
         except ShotsError as error:
@@ -861,6 +861,23 @@ def _component(folder: Path, part: str) -> tuple[Path, dict[str, str]]:
         return (folder / part if (folder / part).is_dir() else folder), {}
     files: dict[str, str] = read_index(folder).get("files", {})
     return folder / part, {name.removeprefix(f"{part}/"): h for name, h in files.items() if name.startswith(f"{part}/")}
+
+
+def model_defaults(name: str | Path) -> Defaults:
+    """The :class:`Defaults` of a model, without loading it."""
+    return Defaults(**read_index(_resolve(name)).get("defaults", {}))
+
+
+def model_config(name: str | Path, part: str) -> dict[str, Any]:
+    """The configuration of a component ("vae", "transformer") of a model, without loading it."""
+    return _config(*_component(_resolve(name), part))
+
+
+def _resolve(name: str | Path, revision: str | None = None) -> Path:
+    try:
+        return resolve(name, SHIPPED, revision)
+    except ShotsError as error:
+        raise SeedanceError(str(error)) from error
 
 
 def read_index(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,6 @@ Notable choices:
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import threading
@@ -32,6 +31,7 @@ from shots.runtime.budget import TimeBudget
 from shots.runtime.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from shots.runtime.device import pick_device, pick_dtype
 from shots.runtime.runlog import RunLog
+from shots.runtime.speed import peak_flops
 
 MAX_SKIPPED_IN_A_ROW = 50
 
@@ -127,20 +127,6 @@ def _stop_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of the best of three large matrix products on `device`."""
-    size = 8192 if device.type == "cuda" else 1024
-    a = torch.randn(size, size, device=device).to(dtype)
-    best = math.inf
-    for _ in range(4):
-        begin = time.perf_counter()
-        a @ a
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - begin)
-    return 2 * size**3 / best
 
 
 class Prefetch:

@@ -1,0 +1,300 @@
+"""Requests and results: the one form in which the shell, the REST service and the studio ask for films.
+
+Notable choices:
+
+- Everything that can be wrong is found before the model is loaded or a step is taken: sizes, files, the output's place.
+- A request may hold several prompts and several samples of each. Films of one size are drawn in one batch, as many at once
+  as fit a fixed number of tokens; each is the film it would be alone.
+- A dry run goes through the same checks and the model's configuration only; its times come from a matrix product timed on
+  the spot and the share of it that renders have been seen to reach.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from seedance.errors import SeedanceError
+
+BATCH_TOKENS = 8192  # latent cells drawn at once
+UTILISATION = 0.35  # share of a matrix product's speed that sampling reaches, for the estimate of a dry run
+
+Progress = Callable[[int, int, str], None]
+"""``progress(done, total, what)``."""
+
+
+@dataclass(frozen=True)
+class RenderRequest:
+    """One request for films. Exactly one of ``prompts``, ``script`` and ``from_file`` says what to render.
+
+    Attributes:
+        prompts: one film each; "[cut]" and "Shot 1: ..." make shots.
+        script: a Script, its dictionary form, or a file.
+        from_file: a text file with one prompt a line.
+        output: video file; with several films a number is put before its suffix.
+        image, last_image: pictures the films start and end with.
+        seed: of the first sample, later ones count up; None draws one.
+        steps, guidance_scale, height, width, fps, sampler: None takes the model's.
+        num_frames: of each shot that does not say its seconds.
+        model: shipped name, folder or hub id.
+        num_samples: films per prompt.
+        record: whether how the film was made is stored in it and beside it.
+        state: also write the film's latents beside it (``.state.safetensors``), to be re-taken or extended.
+        dry_run: check and plan only.
+        profile: print stage times and MFU in the result's text.
+    """
+
+    prompts: tuple[str, ...] = ()
+    script: Any = None
+    from_file: Path | None = None
+    output: Path = Path("film.mp4")
+    image: Path | None = None
+    last_image: Path | None = None
+    seed: int | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    negative_prompt: str = ""
+    height: int | None = None
+    width: int | None = None
+    num_frames: int | None = None
+    fps: float | None = None
+    sampler: str | None = None
+    model: str = "seedance-nano"
+    num_samples: int = 1
+    dtype: str | None = None
+    device: str | None = None
+    record: bool = True
+    state: bool = False
+    dry_run: bool = False
+    profile: bool = False
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RenderRequest:
+        """A request from JSON; ``prompt`` may stand for a single prompt, unknown keys are named."""
+        values = dict(values)
+        if "prompt" in values:
+            values["prompts"] = (*values.get("prompts", ()), values.pop("prompt"))
+        known = [f.name for f in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise SeedanceError(f"request: unknown key {', '.join(unknown)}; there are prompt, {', '.join(known)}")
+        for name in ("output", "image", "last_image", "from_file"):
+            if values.get(name) is not None:
+                values[name] = Path(values[name])
+        return cls(**{**values, "prompts": tuple(values.get("prompts", ()))})
+
+
+@dataclass
+class FilmResult:
+    """One film: where it was written (None on a dry run), its seed, and its record."""
+
+    path: Path | None
+    seed: int
+    record: dict[str, Any]
+
+
+@dataclass
+class RenderResult:
+    """The films of a request, in the order of its prompts, samples of a prompt together."""
+
+    films: list[FilmResult] = field(default_factory=list)
+    profile: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as one JSON object."""
+        return {"films": [{"path": f.path and str(f.path), "seed": f.seed, "record": f.record} for f in self.films]}
+
+    def __str__(self) -> str:
+        lines = []
+        for film in self.films:
+            if film.path is None:
+                lines.append(f"would render, seed {film.seed}: " + json.dumps(film.record["plan"]))
+                continue
+            lines.append(f"{film.path}  seed {film.seed}")
+            if self.profile:
+                times = ", ".join(f"{what} {seconds:.2f} s" for what, seconds in film.record["timings"].items())
+                lines.append(
+                    f"  {times}; sampling {film.record['flops']['transformer'] / 1e9:.1f} GFLOP, MFU {film.record.get('mfu', 0):.0%}"
+                )
+        return "\n".join(lines)
+
+
+def render(request: RenderRequest, progress: Progress | None = None, pipeline: Any = None) -> RenderResult:
+    """Makes the films of ``request`` and writes them.
+
+    Args:
+        progress: told (steps done, steps in all, what) as the work goes on.
+        pipeline: a loaded :class:`seedance.pipeline.Seedance` to use instead of ``request.model``.
+
+    Raises:
+        SeedanceError, ShotsError: something in the request cannot be used; the message names it. Nothing has been written then.
+    """
+    from seedance.pipeline import Plan, Seedance, make_plan, model_defaults
+    from shots.images import read_image
+
+    scripts = _scripts(request)
+    if not isinstance(request.num_samples, int) or not 1 <= request.num_samples <= 1000:
+        raise SeedanceError(f"num_samples: {request.num_samples!r} is not a whole number from 1 to 1000")
+    seed = secrets.randbelow(2**31) if request.seed is None else request.seed
+    paths = _paths(request, len(scripts) * request.num_samples)
+    pictures = {
+        name: None if path is None else read_image(path)
+        for name, path in (("image", request.image), ("last_image", request.last_image))
+    }
+    defaults = model_defaults(request.model) if pipeline is None else pipeline.defaults
+    sizes = {"height": request.height, "width": request.width, "num_frames": request.num_frames, "fps": request.fps}
+    for script in scripts:  # all of them, before the model is loaded
+        make_plan(script, defaults, seed=seed, **sizes)
+    if request.dry_run:
+        made = [
+            make_plan(script, defaults, seed=seed + k, **sizes)
+            for script in scripts
+            for k in range(request.num_samples)
+        ]
+        return RenderResult([FilmResult(None, plan.seed, {"plan": estimate(plan, request)}) for plan in made])
+
+    model = pipeline or Seedance.from_pretrained(request.model, dtype=request.dtype, device=request.device)
+    plans: list[Plan] = []
+    for script in scripts:
+        first = model.plan(script, seed=seed, **sizes)
+        plans += [replace(first, seed=seed + k) for k in range(request.num_samples)]
+    peak = 0.0
+    if request.profile:
+        from shots.runtime.speed import peak_flops
+
+        peak = peak_flops(model.device, model.dtype)
+    result = RenderResult([], request.profile)
+    for group in _batches(plans):
+        start = len(result.films)
+
+        def report(step: int, steps: int, preview: Any, start: int = start, size: int = len(group)) -> None:
+            if progress is not None:
+                progress(
+                    step,
+                    steps,
+                    "rendering" if len(plans) == 1 else f"rendering {start + 1}-{start + size} of {len(plans)}",
+                )
+
+        films = model.sample(
+            group, image=pictures["image"], last_image=pictures["last_image"], steps=request.steps, guidance_scale=request.guidance_scale,
+            negative_prompt=request.negative_prompt, sampler=request.sampler, callback=report,
+        )  # fmt: skip
+        for film in films:
+            path = paths[len(result.films)]
+            if peak:
+                film.record["mfu"] = (
+                    len(films) * film.record["flops"]["transformer"] / film.record["timings"]["sampling"] / peak
+                )
+            model.write(film, path, record=request.record)
+            if request.state:
+                film.save(path.with_suffix(".state.safetensors"))
+            result.films.append(FilmResult(path, film.plan.seed, film.record))
+    return result
+
+
+def estimate(plan: Any, request: RenderRequest) -> dict[str, Any]:
+    """What rendering ``plan`` would take, from the model's configuration alone: frames, tokens, FLOPs, memory, seconds."""
+    import torch
+
+    from seedance.dit import DiTConfig, VideoDiT
+    from seedance.pipeline import model_config, model_defaults
+    from seedance.shapes import LatentShape
+    from seedance.vae import VAEConfig, VideoVAE
+    from shots.runtime.device import pick_device, pick_dtype
+    from shots.runtime.speed import peak_flops
+
+    defaults = model_defaults(request.model)
+    with torch.device("meta"):
+        transformer = VideoDiT(DiTConfig.from_dict(model_config(request.model, "transformer")))
+        vae = VideoVAE(VAEConfig(**model_config(request.model, "vae")))
+    words = sum(len(shot.caption.split()) + 4 for shot in plan.script.shots)
+    steps = defaults.steps if request.steps is None else request.steps
+    scale = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
+    branches = 1 if scale == 1 else 2
+    sampling = transformer.flops(plan.latent_shape, words) * steps * branches
+    decoding = sum(vae.decode_flops(LatentShape(n, *plan.grid)) for n in plan.latent_frames)
+    device = pick_device(request.device)
+    dtype, _ = pick_dtype(device, request.dtype)
+    weights = sum(p.numel() for m in (transformer, vae) for p in m.parameters()) * dtype.itemsize
+    # The widest activations of a pass: a SwiGLU's two halves and its inputs, for every token of every branch.
+    config = transformer.config
+    activations = branches * plan.tokens * (8 * config.dim + 3 * config.hidden) * dtype.itemsize
+    return {
+        "script": plan.script.to_dict(),
+        "frames": list(plan.frames),
+        "height": plan.height,
+        "width": plan.width,
+        "fps": plan.fps,
+        "latent_shape": list(plan.latent_shape),
+        "tokens": plan.tokens,
+        "flops": sampling + decoding,
+        "memory_bytes": weights + activations,
+        "seconds": round((sampling + decoding) / (UTILISATION * peak_flops(device, dtype)), 2),
+        "device": str(device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "warnings": list(plan.notes),
+    }
+
+
+def _scripts(request: RenderRequest) -> list[Any]:
+    """What is to be rendered, one script a film."""
+    from seedance.pipeline import read_script
+    from shots.errors import ShotsError
+    from shots.script import Script
+
+    given = [name for name in ("prompts", "script", "from_file") if getattr(request, name)]
+    if len(given) != 1:
+        raise SeedanceError(
+            f"request: {' and '.join(given) or 'nothing'} given; give one of a prompt, --script, --from-file"
+        )
+    if request.prompts:
+        return [read_script(prompt) for prompt in request.prompts]
+    if request.from_file is not None:
+        return [read_script(prompt) for prompt in prompts_in(request.from_file)]
+    try:
+        return [Script.load(request.script) if isinstance(request.script, (str, Path)) else read_script(request.script)]
+    except ShotsError as error:
+        raise SeedanceError(str(error)) from error
+
+
+def prompts_in(path: str | Path) -> list[str]:
+    """The prompts of a text file, one a line; empty lines and lines that begin with # are left out."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SeedanceError(
+            f"from_file: {path} cannot be read ({error}); give a text file with one prompt a line"
+        ) from error
+    prompts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not prompts:
+        raise SeedanceError(f"from_file: {path} holds no prompts; write one a line")
+    return prompts
+
+
+def _paths(request: RenderRequest, count: int) -> list[Path]:
+    """Where the films go, checked to be writable."""
+    from shots.video import check_target
+
+    output = Path(request.output)
+    width = len(str(count))
+    paths = [output] if count == 1 else [output.with_stem(f"{output.stem}-{n:0{width}d}") for n in range(1, count + 1)]
+    for path in paths:
+        check_target(path)
+    return paths
+
+
+def _batches(plans: Sequence[Any]) -> Iterator[list[Any]]:
+    """Neighbouring plans of one size, at most :data:`BATCH_TOKENS` together."""
+    group: list[Any] = []
+    for plan in plans:
+        full = group and (len(group) + 1) * plan.tokens > BATCH_TOKENS
+        if group and (full or (plan.latent_shape, plan.frames) != (group[0].latent_shape, group[0].frames)):
+            yield group
+            group = []
+        group.append(plan)
+    if group:
+        yield group
