@@ -2,10 +2,12 @@
 
 Notable choices:
 
-- `None` always means "not said" (from a caption) or "not to be told by a viewer" (from a film): it is never asked or scored.
-- An actor is known by its colour, which is unique within a shot. Only captions may leave the colour open (`colour=None`).
-- `action` is the core action, the longest one; `actions` holds all of them in order. An actor that does nothing is "still".
-  An actor that another one pushes moves without acting, so its `action` is `None`.
+- `None` always means "not said" (from a caption) or "not to be told by a viewer" (from a film): it is never asked or
+  scored.
+- An actor is known by its colour, which is unique within a shot. Only captions may leave the colour open
+  (`colour=None`).
+- `action` is the core action, the longest one; `actions` holds all of them in order. An actor that does nothing is
+  "still". An actor that another one pushes moves without acting, so its `action` is `None`.
 - Zooming and dollying look alike to a viewer who is not told which, so both are the camera class "in" or "out".
 - Imports nothing but the vocabulary: the judge reads facts without torch.
 """
@@ -18,12 +20,28 @@ from typing import Any, Protocol
 from shots.stage.scene import Action, Film
 
 CAMERA_CLASSES = (
-    "static", "pan_left", "pan_right", "tilt_up", "tilt_down", "in", "out", "orbit_left", "orbit_right",
+    "static",
+    "pan_left",
+    "pan_right",
+    "tilt_up",
+    "tilt_down",
+    "in",
+    "out",
+    "orbit_left",
+    "orbit_right",
 )
 CAMERA_CLASS: dict[str, str] = {
-    "static": "static", "pan_left": "pan_left", "pan_right": "pan_right", "tilt_up": "tilt_up", "tilt_down": "tilt_down",
-    "zoom_in": "in", "dolly_in": "in", "zoom_out": "out", "dolly_out": "out",
-    "orbit_left": "orbit_left", "orbit_right": "orbit_right",
+    "static": "static",
+    "pan_left": "pan_left",
+    "pan_right": "pan_right",
+    "tilt_up": "tilt_up",
+    "tilt_down": "tilt_down",
+    "zoom_in": "in",
+    "dolly_in": "in",
+    "zoom_out": "out",
+    "dolly_out": "out",
+    "orbit_left": "orbit_left",
+    "orbit_right": "orbit_right",
 }
 SHOT_FACTS = ("camera", "shot_size", "angle", "floor", "sky", "style", "fog")
 ACTOR_FACTS = ("shape", "size", "surface", "action", "other", "new_colour")
@@ -80,7 +98,8 @@ class Facts:
         return next((actor for actor in self.actors if actor.colour == colour), None)
 
     def pairs(self) -> dict[str, str | bool]:
-        """Every known fact under a flat name: `"camera"`, `"red.shape"`, `"red.action"` ... (the colour names the actor)."""
+        """Every known fact under a flat name: `"camera"`, `"red.shape"`, `"red.action"` ... (the colour names the
+        actor)."""
         known: dict[str, str | bool] = {}
         for name in SHOT_FACTS:
             value = getattr(self, name)
@@ -97,8 +116,11 @@ class Facts:
         """As plain JSON data; what is not known is left out."""
         data: dict[str, Any] = {name: getattr(self, name) for name in SHOT_FACTS if getattr(self, name) is not None}
         data["actors"] = [
-            {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(actor).items()
-             if value is not None and value != ()}
+            {
+                key: list(value) if isinstance(value, tuple) else value
+                for key, value in asdict(actor).items()
+                if value is not None and value != ()
+            }
             for actor in self.actors
         ]
         return data
@@ -107,7 +129,8 @@ class Facts:
     def from_dict(cls, data: dict[str, Any]) -> Facts:
         """The inverse of `to_dict`; unknown keys are a `TypeError`, as for any dataclass."""
         actors = tuple(
-            ActorFacts(**{"colour": None, **actor, "actions": tuple(actor.get("actions", ()))}) for actor in data.get("actors", ())
+            ActorFacts(**{"colour": None, **actor, "actions": tuple(actor.get("actions", ()))})
+            for actor in data.get("actors", ())
         )
         return cls(actors=actors, **{key: value for key, value in data.items() if key != "actors"})
 
@@ -134,7 +157,11 @@ def facts_of(film: Film, shot: int, observations: Observed | None = None) -> Fac
         name = actor.name
         if observations is not None and not observations.sees_actor(shot, name):
             continue
-        own = [(index, action) for index, action in enumerate(spec.actions) if action.actor == name and action.kind != "still"]
+        own = [
+            (index, action)
+            for index, action in enumerate(spec.actions)
+            if action.actor == name and action.kind != "still"
+        ]
         if observations is not None:
             told = [action for index, action in own if observations.sees_action(shot, index)]
         else:
@@ -153,15 +180,26 @@ def facts_of(film: Film, shot: int, observations: Observed | None = None) -> Fac
             kind = None
         size_told = observations is None or observations.sees_size(shot, name)
         surface_told = observations is None or observations.sees_surface(shot, name)
-        actors.append(ActorFacts(
-            colour=actor.colour, shape=actor.shape, size=actor.size if size_told else None,
-            surface=actor.surface if surface_told else None, action=kind, other=other, new_colour=new_colour,
-            actions=tuple(action.kind for action in sorted(told, key=lambda action: action.start)),
-        ))
+        actors.append(
+            ActorFacts(
+                colour=actor.colour,
+                shape=actor.shape,
+                size=actor.size if size_told else None,
+                surface=actor.surface if surface_told else None,
+                action=kind,
+                other=other,
+                new_colour=new_colour,
+                actions=tuple(action.kind for action in sorted(told, key=lambda action: action.start)),
+            )
+        )
     camera_told = observations is None or observations.sees_camera(shot)
-    scene = {
-        "shot_size": spec.camera.size, "angle": spec.camera.angle, "floor": film.set.floor, "sky": film.set.sky,
-        "style": film.set.style, "fog": film.set.fog,
+    scene: dict[str, Any] = {
+        "shot_size": spec.camera.size,
+        "angle": spec.camera.angle,
+        "floor": film.set.floor,
+        "sky": film.set.sky,
+        "style": film.set.style,
+        "fog": film.set.fog,
     }
     if observations is not None:
         scene = {name: value for name, value in scene.items() if observations.sees_set(shot, name)}

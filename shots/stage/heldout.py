@@ -2,11 +2,11 @@
 
 Notable choices:
 
-- Held-out combinations are explicit tables: six of the sixty looks (shape and colour) and eight of the shape and action
-  pairs. Every shape, colour and action occurs in training in other combinations.
-- A suite is a list of film seeds from a range of its own, above every training seed. `python -m shots.stage.heldout` writes,
-  renders and observes the films once and stores their scripts and facts in `suites.json`, which is what evaluation reads:
-  a suite does not move when the grammar grows.
+- Held-out combinations are explicit tables: six of the sixty looks (shape and colour) and eight of the shape and
+  action pairs. Every shape, colour and action occurs in training in other combinations.
+- A suite is a list of film seeds from a range of its own, above every training seed. `python -m shots.stage.heldout`
+  writes, renders and observes the films once and stores their scripts and facts in `suites.json`, which is what
+  evaluation reads: a suite does not move when the grammar grows.
 """
 
 from __future__ import annotations
@@ -21,13 +21,28 @@ from shots.errors import ShotsError
 from shots.script import Script, Shot
 from shots.stage.facts import Facts, facts_of
 
-HELDOUT_LOOKS: frozenset[tuple[str, str]] = frozenset({
-    ("sphere", "cyan"), ("cube", "purple"), ("cylinder", "yellow"), ("cone", "pink"), ("torus", "orange"), ("capsule", "blue"),
-})
-HELDOUT_ACTIONS: frozenset[tuple[str, str]] = frozenset({
-    ("sphere", "squash"), ("cube", "circle"), ("cylinder", "jump"), ("cone", "grow"), ("torus", "move_left"),
-    ("capsule", "fall"), ("sphere", "push"), ("cube", "move_toward"),
-})
+HELDOUT_LOOKS: frozenset[tuple[str, str]] = frozenset(
+    {
+        ("sphere", "cyan"),
+        ("cube", "purple"),
+        ("cylinder", "yellow"),
+        ("cone", "pink"),
+        ("torus", "orange"),
+        ("capsule", "blue"),
+    }
+)
+HELDOUT_ACTIONS: frozenset[tuple[str, str]] = frozenset(
+    {
+        ("sphere", "squash"),
+        ("cube", "circle"),
+        ("cylinder", "jump"),
+        ("cone", "grow"),
+        ("torus", "move_left"),
+        ("capsule", "fall"),
+        ("sphere", "push"),
+        ("cube", "move_toward"),
+    }
+)
 TRAINING_SEEDS = 1_000_000_000  # training draws its seeds below, suites above
 SUITES_FILE = Path(__file__).with_name("suites.json")
 
@@ -44,7 +59,8 @@ def is_heldout_action(shape: str, kind: str) -> bool:
 
 @dataclass(frozen=True)
 class SuiteSpec:
-    """How the films of a suite are written: `write_film(seed, shots=, actors=, split=)` and the wording of their captions."""
+    """How the films of a suite are written: `write_film(seed, shots=, actors=, split=)` and the wording of their
+    captions."""
 
     count: int
     first_seed: int
@@ -69,8 +85,10 @@ SUITES: dict[str, SuiteSpec] = {
 class SuiteItem:
     """One film to generate and score.
 
-    `said` holds, per shot, the facts its caption says (what a generated film is scored on); `shown` all facts that a viewer of
-    the stage's own render can tell. `seed`, `shots`, `actors` and `split` rewrite the film itself (its first frame, say).
+    `said` holds, per shot, the facts its caption says (what a generated film is scored on); `shown` all facts that a
+    viewer of
+    the stage's own render can tell. `seed`, `shots`, `actors` and `split` rewrite the film itself (its first frame,
+    say).
     """
 
     seed: int
@@ -91,8 +109,13 @@ class SuiteItem:
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON data."""
         return {
-            "seed": self.seed, "shots": self.shots, "actors": self.actors, "split": self.split, "seconds": self.seconds,
-            "script": self.script.to_dict(), "said": [facts.to_dict() for facts in self.said],
+            "seed": self.seed,
+            "shots": self.shots,
+            "actors": self.actors,
+            "split": self.split,
+            "seconds": self.seconds,
+            "script": self.script.to_dict(),
+            "said": [facts.to_dict() for facts in self.said],
             "shown": [facts.to_dict() for facts in self.shown],
         }
 
@@ -100,8 +123,13 @@ class SuiteItem:
     def from_dict(cls, data: dict[str, Any]) -> SuiteItem:
         """The inverse of `to_dict`."""
         return cls(
-            seed=data["seed"], shots=data["shots"], actors=data["actors"], split=data["split"], seconds=data["seconds"],
-            script=Script.from_dict(data["script"]), said=tuple(Facts.from_dict(item) for item in data["said"]),
+            seed=data["seed"],
+            shots=data["shots"],
+            actors=data["actors"],
+            split=data["split"],
+            seconds=data["seconds"],
+            script=Script.from_dict(data["script"]),
+            said=tuple(Facts.from_dict(item) for item in data["said"]),
             shown=tuple(Facts.from_dict(item) for item in data["shown"]),
         )
 
@@ -123,7 +151,12 @@ def make_item(spec: SuiteSpec, index: int) -> SuiteItem:
         caption=describe_film(film, rng, spec.wording, observations) if spec.shots > 1 else None,
     )
     return SuiteItem(
-        seed=seed, shots=spec.shots, actors=spec.actors, split=spec.split, seconds=spec.seconds, script=script,
+        seed=seed,
+        shots=spec.shots,
+        actors=spec.actors,
+        split=spec.split,
+        seconds=spec.seconds,
+        script=script,
         said=tuple(caption.facts for caption in captions),
         shown=tuple(facts_of(film, k, observations) for k in range(spec.shots)),
     )
@@ -141,7 +174,7 @@ def write_suites(path: Path = SUITES_FILE) -> int:
     blocks = []
     for name, spec in SUITES.items():
         lines = [json.dumps(make_item(spec, index).to_dict()) for index in range(spec.count)]
-        blocks.append(f'{json.dumps(name)}: [\n' + ",\n".join(lines) + "\n]")
+        blocks.append(f"{json.dumps(name)}: [\n" + ",\n".join(lines) + "\n]")
     path.write_text("{\n" + ",\n".join(blocks) + "\n}\n")
     return sum(spec.count for spec in SUITES.values())
 

@@ -2,12 +2,14 @@
 
 Notable choices:
 
-- One table of patterns is built from the grammar's own phrases, in all verb forms; the longest match at each word wins. So
-  every phrase that the grammar writes is read, and a few more that people type (`_EXTRA`).
-- What has no meaning on the stage is skipped and returned as a warning; little words that carry none are skipped silently.
-- A noun with the same colour, or "the" and the same shape, is the same actor; "it" is the last subject. The actors of a
-  script are the same over its shots where colour and shape agree.
-- What is left unsaid is drawn from the seed (colours, shapes, floor, sky) or plain (medium, matte, realistic, static).
+- One table of patterns is built from the grammar's own phrases, in all verb forms; the longest match at each word
+  wins. So every phrase that the grammar writes is read, and a few more that people type (`_EXTRA`).
+- What has no meaning on the stage is skipped and returned as a warning; little words that carry none are skipped
+  silently.
+- A noun with the same colour, or "the" and the same shape, is the same actor; "it" is the last subject. The actors of
+  a script are the same over its shots where colour and shape agree.
+- What is left unsaid is drawn from the seed (colours, shapes, floor, sky) or plain (medium, matte, realistic,
+  static).
 """
 
 from __future__ import annotations
@@ -23,7 +25,18 @@ from shots.script import Script
 from shots.stage import words
 from shots.stage.facts import CAMERA_CLASS, SHOT_FACTS, ActorFacts, Facts
 from shots.stage.scene import (
-    COLOURS, FLOORS, PAIR_ACTIONS, SHAPES, SKIES, Action, Actor, Camera, Film, Placement, Set, ShotSpec,
+    COLOURS,
+    FLOORS,
+    PAIR_ACTIONS,
+    SHAPES,
+    SKIES,
+    Action,
+    Actor,
+    Camera,
+    Film,
+    Placement,
+    Set,
+    ShotSpec,
 )
 
 _TOKEN = re.compile(r"[a-z0-9]+|[.,:;!?]")
@@ -32,59 +45,89 @@ _NUMBERS = {"two": 2, "2": 2, "three": 3, "3": 3, "both": 2}
 _DETERMINERS = frozenset({"a", "an", "the", "this", "that", "another", "one", "its", "our", "same", *_NUMBERS})
 _PRONOUNS = frozenset({"it", "itself"})
 # Shape words that mean something else without an article or an adjective before them ("it can jump").
-_SHY_SHAPES = frozenset({"can", "ring", "block", "tin", "spike", "funnel", "tire", "drum", "barrel", "tube", "bubble", "die"})
+_SHY_SHAPES = frozenset(
+    {"can", "ring", "block", "tin", "spike", "funnel", "tire", "drum", "barrel", "tube", "bubble", "die"}
+)
 _GENERIC = frozenset({"object", "thing", "shape", "figure", "actor", "toy", "solid", "body"})
-_NEUTRAL = frozenset({"single", "lone", "simple", "same", "other", "and", "coloured", "colored", "round", "nice", "solid"})
+_NEUTRAL = frozenset(
+    {"single", "lone", "simple", "same", "other", "and", "coloured", "colored", "round", "nice", "solid"}
+)
 _SEQUENCE = frozenset({"then", "after", "afterwards", "next", "finally", "later", "before"})
+# Little words without a meaning of their own.
 _FILLERS = frozenset(
-    """a an the this that these those there is are be being we i you see watch watches show shows shown showing here how video clip
-    film movie picture view image photo animation scene set story short about of with in on at over and or but while as
-    meanwhile when where which who also nearby both they them its it itself to from begins starts beginning starting begin start
-    first then after afterwards next finally later before time same moment all happens everything camera shot we're us our empty
-    nobody stage only just once again slowly quickly gently smoothly suddenly fast high very for by up down by into onto across
-    around along one two three some seconds second place takes middle frame screen has have its through during until now still
-    please make makes let lets does do not floor ground sky background side by""".split()
+    re.findall(
+        r"\w+",
+        """
+    a an the this that these those there is are be being we i you see watch watches show shows shown showing
+    here how video clip film movie picture view image photo animation scene set story short about of with in on
+    at over and or but while as meanwhile when where which who also nearby both they them its it itself to from
+    begins starts beginning starting begin start first then after afterwards next finally later before time same
+    moment all happens everything camera shot us our empty nobody stage only just once again slowly quickly
+    gently smoothly suddenly fast high very for by up down into onto across around along one two three some
+    seconds second place takes middle frame screen has have through during until now still please make makes let
+    lets does do not floor ground sky background side
+        """,
+    )
 )
 # Phrases of users that the grammar does not write.
 _EXTRA: dict[str, dict[object, str]] = {
-    "colour": {"purple": "magenta|lilac|lavender", "cyan": "light blue|sky blue", "yellow": "gold|golden", "red": "maroon"},
-    "shape": {"sphere": "spheres", "cube": "cubes", "capsule": "pills"},
+    "colour": {
+        "purple": "magenta|lilac|lavender",
+        "cyan": "light blue|sky blue",
+        "yellow": "gold|golden",
+        "red": "maroon",
+    },
     "size": {"small": "smaller|short", "large": "larger|bigger|tall"},
     "surface": {"shiny": "metallic|metal|mirrored|silver", "striped": "stripes", "matte": "rubber|clay|mat"},
     "style": {
-        "realistic": "realistic|realistic style|realism", "toon": "cartoon|toon|cartoon style|toon style|comic|anime",
+        "realistic": "realistic|realistic style|realism",
+        "toon": "cartoon|toon|cartoon style|toon style|comic|anime",
         "neon": "neon|neon style|glowing neon|cyberpunk",
     },
     "sky": {
-        "clear": "clear sky|sunny|daylight|blue sky|cloudless|by day", "cloudy": "cloudy|overcast|cloudy sky|clouds",
-        "sunset": "sunset|dusk|sunset sky|sunrise", "night": "night|night sky|starry sky|stars|moonlight|nighttime",
+        "clear": "clear sky|sunny|daylight|blue sky|cloudless|by day",
+        "cloudy": "cloudy|overcast|cloudy sky|clouds",
+        "sunset": "sunset|dusk|sunset sky|sunrise",
+        "night": "night|night sky|starry sky|stars|moonlight|nighttime",
         "studio": "studio|studio light|studio lights|plain backdrop|plain background",
     },
     "fog": {True: "fog|foggy|mist|misty|haze|hazy"},
     "floor": {"checker": "checkered|checker|chequered", "planks": "planks|wood|wooden"},
-    "angle": {"eye-level": "eye level|eye level view", "low": "low angle|low angle view|looking up",
-              "high": "from above|high angle|high angle view|top view|birds eye view|looking down"},
+    "angle": {
+        "eye-level": "eye level|eye level view",
+        "low": "low angle|low angle view|looking up",
+        "high": "from above|high angle|high angle view|top view|birds eye view|looking down",
+    },
     "shot_size": {"wide": "wide", "close-up": "close up|up close|extreme close up"},
     "camera": {"static": "static|no movement", "zoom_in": "zooms in|zoom", "zoom_out": "zooms out"},
     "action": {
-        "move_left": "rolls left|rolls to the left|walks left|runs left|runs to the left|flies left|moves from right to left|leaves left",
-        "move_right": "rolls right|rolls to the right|walks right|runs right|runs to the right|flies right|moves from left to right",
-        "move_toward": "moves closer|moves toward the viewer|moves towards the camera|rolls toward the camera|moves toward us"
-        "|approaches|approaches the camera|comes toward the camera|comes toward us|comes forward",
+        "move_left": "rolls left|rolls to the left|walks left|runs left|runs to the left|flies left"
+        "|moves from right to left|leaves left",
+        "move_right": "rolls right|rolls to the right|walks right|runs right|runs to the right|flies right"
+        "|moves from left to right",
+        "move_toward": "moves closer|moves toward the viewer|moves towards the camera|rolls toward the camera"
+        "|moves toward us|approaches|approaches the camera|comes toward the camera|comes toward us|comes forward",
         "move_away": "rolls away|moves back|moves backward|goes away|leaves|slides away",
         "jump": "bounces|jumps high|jumps once|jumps twice|jumps in the air|jumps in place|leaps up",
         "spin": "spins on the spot|turns|spins quickly|spins slowly|turns on the spot",
-        "grow": "grows bigger|gets big", "shrink": "becomes small|gets small", "stretch": "grows tall|becomes tall",
-        "squash": "gets flat|flattens itself", "fall": "drops|falls from above|falls onto the floor|falls to the ground",
+        "grow": "grows bigger|gets big",
+        "shrink": "becomes small|gets small",
+        "stretch": "grows tall|becomes tall",
+        "squash": "gets flat|flattens itself",
+        "fall": "drops|falls from above|falls onto the floor|falls to the ground",
         "still": "stands|sits|lies|sits still|rests still|does nothing",
-        "circle": "circles round {other}|moves around {other}|rolls around {other}|walks around {other}|flies around {other}",
+        "circle": "circles round {other}|moves around {other}|rolls around {other}|walks around {other}"
+        "|flies around {other}",
         "push": "pushes into {other}|bumps into {other}|hits {other}|knocks {other}|moves {other}",
-        "jump_over": "jumps above {other}|jumps on top of {other}", "hide_behind": "hides in back of {other}|moves to behind {other}",
+        "jump_over": "jumps above {other}|jumps on top of {other}",
+        "hide_behind": "hides in back of {other}|moves to behind {other}",
         "change_colour": "changes its colour to {colour}|changes color to {colour}|changes its color to {colour}"
         "|turns into {colour}|is turned {colour}|goes from {own} to {colour}|becomes {colour} in colour",
     },
-    "companion": {None: "to the left of {other}|to the right of {other}|left of {other}|right of {other}|behind {other}"
-                  "|in front of {other}|by {other}|besides {other}|along with {other}|around {other}"},
+    "companion": {
+        None: "to the left of {other}|to the right of {other}|left of {other}|right of {other}|behind {other}"
+        "|in front of {other}|by {other}|besides {other}|along with {other}|around {other}"
+    },
 }
 
 
@@ -121,7 +164,8 @@ class SaidAction:
 
 @dataclass
 class Reading:
-    """What one caption says: its facts, its actions in order, the camera move as named, and the words that mean nothing."""
+    """What one caption says: its facts, its actions in order, the camera move as named, and the words that mean
+    nothing."""
 
     facts: Facts = Facts()
     actions: list[SaidAction] = field(default_factory=list)
@@ -143,10 +187,19 @@ def _plural(phrase: str) -> str:
 def _all_phrases() -> Iterator[tuple[str, str, object]]:
     """Every (phrase, category, value) of the grammar, then those of users; the first meaning of a phrase counts."""
     tables: list[tuple[str, dict[str, words.Phrases]]] = [
-        ("colour", words.COLOUR_WORDS), ("shape", words.SHAPE_WORDS), ("size", words.SIZE_WORDS),
-        ("surface", words.SURFACE_WORDS), ("tail", words.SURFACE_TAILS), ("shot_size", words.SHOT_SIZE_WORDS),
-        ("shot_size", words.SHOT_SIZE_TAILS), ("angle", words.ANGLE_WORDS), ("angle", words.ANGLE_TAGS),
-        ("sky", words.SKY_WORDS), ("style", words.STYLE_WORDS), ("floor", words.FLOOR_WORDS), ("camera", words.CAMERA_TAGS),
+        ("colour", words.COLOUR_WORDS),
+        ("shape", words.SHAPE_WORDS),
+        ("size", words.SIZE_WORDS),
+        ("surface", words.SURFACE_WORDS),
+        ("tail", words.SURFACE_TAILS),
+        ("shot_size", words.SHOT_SIZE_WORDS),
+        ("shot_size", words.SHOT_SIZE_TAILS),
+        ("angle", words.ANGLE_WORDS),
+        ("angle", words.ANGLE_TAGS),
+        ("sky", words.SKY_WORDS),
+        ("style", words.STYLE_WORDS),
+        ("floor", words.FLOOR_WORDS),
+        ("camera", words.CAMERA_TAGS),
     ]
     for category, table in tables:
         for value, phrases in table.items():
@@ -169,7 +222,7 @@ def _all_phrases() -> Iterator[tuple[str, str, object]]:
             for form in words.verb_forms(phrase):
                 yield form, "action", kind
                 if form.startswith(("be ", "being ")):
-                    yield "are" + form[form.index(" "):], "action", kind
+                    yield "are" + form[form.index(" ") :], "action", kind
     for move, phrases in words.CAMERA_WORDS.items():
         for phrase in phrases.all:
             for form in words.verb_forms(phrase):
@@ -235,12 +288,18 @@ class _Reader:
             own = [action for action in self.actions if action.actor == index]
             single = own[0] if len(own) == 1 else None
             other = self.mentions[single.other].colour if single and single.other is not None else None
-            actors.append(ActorFacts(
-                colour=mention.colour, shape=mention.shape, size=mention.size, surface=mention.surface,
-                action=single.kind if single else None, other=other,
-                new_colour=next((action.colour for action in own if action.colour), None),
-                actions=tuple(action.kind for action in own),
-            ))
+            actors.append(
+                ActorFacts(
+                    colour=mention.colour,
+                    shape=mention.shape,
+                    size=mention.size,
+                    surface=mention.surface,
+                    action=single.kind if single else None,
+                    other=other,
+                    new_colour=next((action.colour for action in own if action.colour), None),
+                    actions=tuple(action.kind for action in own),
+                )
+            )
         facts = Facts(actors=tuple(actors), **self.scene)  # type: ignore[arg-type]
         return Reading(facts, self.actions, self.camera_move, self.unknown)
 
@@ -251,7 +310,7 @@ class _Reader:
         if at >= len(self.tokens):
             return None
         for pattern in _patterns().get(self.tokens[at], ()):
-            if pattern.category in categories and tuple(self.tokens[at:at + len(pattern.tokens)]) == pattern.tokens:
+            if pattern.category in categories and tuple(self.tokens[at : at + len(pattern.tokens)]) == pattern.tokens:
                 return len(pattern.tokens), pattern
         return None
 
@@ -279,7 +338,12 @@ class _Reader:
                     mention.count = 2
                 at += shape[0]
                 break
-            elif marked and at < len(self.tokens) and self.tokens[at] in _GENERIC and self.tokens[at - 1] not in _DETERMINERS:
+            elif (
+                marked
+                and at < len(self.tokens)
+                and self.tokens[at] in _GENERIC
+                and self.tokens[at - 1] not in _DETERMINERS
+            ):
                 at += 1
                 break
             elif marked and at < len(self.tokens) and self.tokens[at] in _NEUTRAL and at > start:
@@ -294,8 +358,9 @@ class _Reader:
 
     def _fits(self, pattern: _Pattern, at: int) -> tuple[int, list[_Mention | None], str | None] | None:
         """Whether `pattern` stands at token `at`: (tokens used, partners named, colour named)."""
-        start, partners, colour = at, [], None
-        found: list[_Mention | None] = partners
+        start = at
+        found: list[_Mention | None] = []
+        colour: str | None = None
         for part in pattern.tokens:
             if part == "{other}":
                 noun = self._noun(at)
@@ -365,7 +430,9 @@ class _Reader:
                 return index
         if mention.definite or mention.colour is not None:
             for actor in self.hint:
-                fits = mention.colour in (actor.colour, None) and (mention.shape in (actor.shape, None) or actor.shape is None)
+                fits = mention.colour in (actor.colour, None) and (
+                    mention.shape in (actor.shape, None) or actor.shape is None
+                )
                 taken = any(known.colour == actor.colour for known in self.mentions)
                 if fits and not taken:
                     mention = replace(mention, colour=actor.colour, shape=mention.shape or actor.shape)
@@ -419,8 +486,11 @@ class _Reader:
         other: int | None = None
         if partners:
             named = partners[0]
-            other = self._find(named) if named is not None else next(
-                (i for i in reversed(range(len(self.mentions))) if i not in self.subjects), None)
+            other = (
+                self._find(named)
+                if named is not None
+                else next((i for i in reversed(range(len(self.mentions))) if i not in self.subjects), None)
+            )
             self.last = other
         for subject in self.subjects:
             if other == subject:
@@ -466,7 +536,11 @@ def _readings(script: Script) -> tuple[Reading, list[Reading]]:
             reading.camera_move = asked.camera_move or reading.camera_move
             reading.unknown += asked.unknown
         facts = reading.facts
-        inherited = {name: getattr(whole.facts, name) for name in ("floor", "sky", "style", "fog") if getattr(facts, name) is None}
+        inherited = {
+            name: getattr(whole.facts, name)
+            for name in ("floor", "sky", "style", "fog")
+            if getattr(facts, name) is None
+        }
         actors = tuple(_with_cast(actor, whole.facts) for actor in facts.actors)
         reading.facts = replace(facts, actors=actors, **inherited)
         cast += [actor for actor in actors if all(actor.colour != known.colour for known in cast)]
@@ -540,7 +614,10 @@ class _Casting:
         said_colours = {facts.colour for facts in reading.facts.actors}
         for index, facts in enumerate(reading.facts.actors):
             here = {actor.colour for actor in found}
-            known = next((actor for actor in self.actors if actor.colour not in here and self._same(actor, facts, said_colours)), None)
+            known = next(
+                (actor for actor in self.actors if actor.colour not in here and self._same(actor, facts, said_colours)),
+                None,
+            )
             kinds = {action.kind for action in reading.actions if action.actor == index}
             hidden_by = any(action.other == index and action.kind == "hide_behind" for action in reading.actions)
             if known is None:
@@ -564,7 +641,9 @@ class _Casting:
             free = [c for c in COLOURS if c not in here and c not in said and all(a.colour != c for a in self.actors)]
             chosen = self.rng.choice(free or [c for c in COLOURS if c not in here])
             if colour is not None:
-                self.warnings.append(f"shot {shot + 1}: two {colour} actors cannot be told apart, so one of them is {chosen}")
+                self.warnings.append(
+                    f"shot {shot + 1}: two {colour} actors cannot be told apart, so one of them is {chosen}"
+                )
             colour = chosen
         shape = facts.shape or self.rng.choice(SHAPES)
         surface = facts.surface or ("striped" if "spin" in kinds else "matte")
@@ -587,8 +666,8 @@ class _Casting:
                 self._open[actor.name].discard(key)
                 actor = changed
             else:
-                self.warnings.append(
-                    f"shot {shot + 1}: the {actor.name} is {getattr(actor, key)} in an earlier shot and stays so, not {value}")
+                kept = getattr(actor, key)
+                self.warnings.append(f"shot {shot + 1}: the {actor.name} was {kept} and stays so, not {value}")
         return actor
 
 
@@ -607,8 +686,12 @@ def _place(rng: Random, readings: Sequence[Reading], actors: Sequence[Actor], wa
     skies = [sky for sky in SKIES if not (sky == "night" and "black" in colours)]
     drawn = (rng.choice(floors), rng.choice(skies), rng.uniform(-1, 1), rng.choice((-1.0, 1.0)) * rng.uniform(20, 60))
     return Set(
-        floor=str(said.get("floor", drawn[0])), sky=str(said.get("sky", drawn[1])), fog=bool(said.get("fog", False)),
-        style=str(said.get("style", "realistic")), tint=round(drawn[2], 3), sun=round(drawn[3], 2),
+        floor=str(said.get("floor", drawn[0])),
+        sky=str(said.get("sky", drawn[1])),
+        fog=bool(said.get("fog", False)),
+        style=str(said.get("style", "realistic")),
+        tint=round(drawn[2], 3),
+        sun=round(drawn[3], 2),
     )
 
 
@@ -622,7 +705,9 @@ def _shot(rng: Random, k: int, reading: Reading, actors: list[Actor], seconds: f
     if not actors:
         return ShotSpec(seconds, camera, (), ())
     told = sorted((action for action in reading.actions if action.kind != "still"), key=lambda action: action.step)
-    told = [action for action in told if action.actor < len(actors) and (action.other is None or action.other < len(actors))]
+    told = [
+        action for action in told if action.actor < len(actors) and (action.other is None or action.other < len(actors))
+    ]
     plan = [(actors[a.actor], a.kind, actors[a.other] if a.other is not None else None) for a in told]
     steps = sorted({action.step for action in told})
     for attempt in range(80):
@@ -658,8 +743,16 @@ def _plain_layout(
         direction = 1
         if kind in PAIR_ACTIONS and other is not None:
             direction = 1 if spots[other.name][0] >= spots[actor.name][0] else -1
-        actions.append(Action(
-            actor.name, kind, 0.0, seconds, ordinary.get(kind, 1.0), direction, other.name if other else None,
-        ))
+        actions.append(
+            Action(
+                actor.name,
+                kind,
+                0.0,
+                seconds,
+                ordinary.get(kind, 1.0),
+                direction,
+                other.name if other else None,
+            )
+        )
     places = tuple(Placement(name, round(x, 3), z, 20.0) for name, (x, z) in spots.items())
     return ShotSpec(seconds, camera, places, tuple(actions))

@@ -4,10 +4,10 @@ Notable choices:
 
 - Every thing has one canonical phrase, at least seven more for training, and a few held-out ones that only
   `wording="heldout"` uses. `shots.stage.parse` reads the same tables backwards, so whatever is written can be read.
-- A phrase belongs to one meaning only. In action phrases `*` marks each verb (so that gerund and base form follow by rule),
-  `{other}` is the second actor, `{colour}` the new colour and `{own}` the actor's colour.
-- About a third of the captions are short and plain ("A red cube jumps."), because people type those; longer ones say a random
-  part of what a viewer can tell, in random order. What a viewer cannot tell is not said.
+- A phrase belongs to one meaning only. In action phrases `*` marks each verb (so that gerund and base form follow by
+  rule), `{other}` is the second actor, `{colour}` the new colour and `{own}` the actor's colour.
+- About a third of the captions are short and plain ("A red cube jumps."), because people type those; longer ones say
+  a random part of what a viewer can tell, in random order. What a viewer cannot tell is not said.
 - Canonical colour words dominate: they are what the text encoder binds best.
 - Captions stay near 45 word pieces for one actor and 60 for several: the text encoder reads 64.
 """
@@ -39,113 +39,209 @@ def _say(train: str, heldout: str) -> Phrases:
 
 
 SHAPE_WORDS: dict[str, Phrases] = {
-    "sphere": _say("sphere | ball | orb | round ball | globe | beach ball | marble | billiard ball | round sphere", "bead | bubble | cannonball"),
-    "cube": _say("cube | box | block | square box | crate | cubic block | square block | toy block", "dice | cardboard box | brick"),
-    "cylinder": _say("cylinder | can | drum | tin can | barrel | round pillar | canister | upright cylinder", "tube | round column | tin"),
-    "cone": _say("cone | pointed cone | traffic cone | pointy cone | spike | party hat | paper cone | upright cone", "witch hat | funnel | teepee"),
-    "torus": _say("torus | ring | donut | doughnut | hoop | tyre | tire | rubber ring | round ring", "bagel | lifebuoy | inner tube"),
-    "capsule": _say("capsule | pill | lozenge | upright capsule | upright pill | pill shape | rounded rod | medicine capsule", "tablet | vitamin pill | sausage"),
+    "sphere": _say(
+        "sphere | ball | orb | round ball | globe | beach ball | marble | billiard ball | round sphere",
+        "bead | bubble | cannonball",
+    ),
+    "cube": _say(
+        "cube | box | block | square box | crate | cubic block | square block | toy block",
+        "dice | cardboard box | brick",
+    ),
+    "cylinder": _say(
+        "cylinder | can | drum | tin can | barrel | round pillar | canister | upright cylinder",
+        "tube | round column | tin",
+    ),
+    "cone": _say(
+        "cone | pointed cone | traffic cone | pointy cone | spike | party hat | paper cone | upright cone",
+        "witch hat | funnel | teepee",
+    ),
+    "torus": _say(
+        "torus | ring | donut | doughnut | hoop | tyre | tire | rubber ring | round ring",
+        "bagel | lifebuoy | inner tube",
+    ),
+    "capsule": _say(
+        "capsule | pill | lozenge | upright capsule | upright pill | pill shape | rounded rod | medicine capsule",
+        "tablet | vitamin pill | sausage",
+    ),
 }
 
 COLOUR_WORDS: dict[str, Phrases] = {
-    "red": _say("red | bright red | deep red | crimson | scarlet | ruby red | cherry red | strong red", "tomato red | ruby | blood red"),
-    "orange": _say("orange | bright orange | deep orange | pumpkin orange | tangerine | vivid orange | warm orange | carrot orange", "amber orange | carrot coloured"),
-    "yellow": _say("yellow | bright yellow | lemon yellow | sunny yellow | golden yellow | canary yellow | deep yellow | vivid yellow", "lemon coloured | banana yellow"),
-    "green": _say("green | bright green | deep green | emerald green | grass green | forest green | leaf green | emerald", "jade green | bottle green"),
-    "cyan": _say("cyan | bright cyan | turquoise | aqua | teal | aquamarine | blue green | vivid cyan", "turquoise blue | cyan coloured"),
-    "blue": _say("blue | bright blue | deep blue | royal blue | cobalt blue | vivid blue | sapphire blue | dark blue", "navy blue | sapphire"),
-    "purple": _say("purple | bright purple | deep purple | violet | royal purple | dark purple | vivid purple | grape purple", "plum coloured | aubergine"),
-    "pink": _say("pink | bright pink | hot pink | rose pink | bubblegum pink | light pink | vivid pink | candy pink", "salmon pink | flamingo pink"),
-    "white": _say("white | bright white | snow white | pure white | chalk white | milk white | plain white | clean white", "ivory white | paper white"),
-    "black": _say("black | jet black | deep black | pitch black | pure black | coal black | dark black | ink black", "ebony | raven black"),
+    "red": _say(
+        "red | bright red | deep red | crimson | scarlet | ruby red | cherry red | strong red",
+        "tomato red | ruby | blood red",
+    ),
+    "orange": _say(
+        "orange | bright orange | deep orange | pumpkin orange | tangerine | vivid orange | warm orange"
+        " | carrot orange",
+        "amber orange | carrot coloured",
+    ),
+    "yellow": _say(
+        "yellow | bright yellow | lemon yellow | sunny yellow | golden yellow | canary yellow | deep yellow"
+        " | vivid yellow",
+        "lemon coloured | banana yellow",
+    ),
+    "green": _say(
+        "green | bright green | deep green | emerald green | grass green | forest green | leaf green | emerald",
+        "jade green | bottle green",
+    ),
+    "cyan": _say(
+        "cyan | bright cyan | turquoise | aqua | teal | aquamarine | blue green | vivid cyan",
+        "turquoise blue | cyan coloured",
+    ),
+    "blue": _say(
+        "blue | bright blue | deep blue | royal blue | cobalt blue | vivid blue | sapphire blue | dark blue",
+        "navy blue | sapphire",
+    ),
+    "purple": _say(
+        "purple | bright purple | deep purple | violet | royal purple | dark purple | vivid purple | grape purple",
+        "plum coloured | aubergine",
+    ),
+    "pink": _say(
+        "pink | bright pink | hot pink | rose pink | bubblegum pink | light pink | vivid pink | candy pink",
+        "salmon pink | flamingo pink",
+    ),
+    "white": _say(
+        "white | bright white | snow white | pure white | chalk white | milk white | plain white | clean white",
+        "ivory white | paper white",
+    ),
+    "black": _say(
+        "black | jet black | deep black | pitch black | pure black | coal black | dark black | ink black",
+        "ebony | raven black",
+    ),
 }
 
 SIZE_WORDS: dict[str, Phrases] = {
-    "small": _say("small | little | tiny | mini | miniature | small sized | undersized | petite", "pint sized | dinky | wee"),
-    "medium": _say("medium sized | mid sized | average sized | regular sized | normal sized | ordinary sized | middle sized | medium", "moderately sized | standard sized"),
-    "large": _say("large | big | huge | giant | great big | oversized | massive | large sized", "enormous | hulking | jumbo"),
+    "small": _say(
+        "small | little | tiny | mini | miniature | small sized | undersized | petite",
+        "pint sized | dinky | wee",
+    ),
+    "medium": _say(
+        "medium sized | mid sized | average sized | regular sized | normal sized | ordinary sized | middle sized"
+        " | medium",
+        "moderately sized | standard sized",
+    ),
+    "large": _say(
+        "large | big | huge | giant | great big | oversized | massive | large sized",
+        "enormous | hulking | jumbo",
+    ),
 }
 
 # Adjectives before the colour; `SURFACE_TAILS` come after the shape.
 SURFACE_WORDS: dict[str, Phrases] = {
-    "matte": _say("matte | dull | chalky | unpolished | flat matte | plain matte | non shiny | rough matte", "powdery matte | lustreless | unglazed"),
-    "shiny": _say("shiny | glossy | polished | gleaming | reflective | mirror like | lacquered | smooth shiny", "chrome | glassy | burnished"),
-    "striped": _say("striped | stripy | banded | stripe patterned | candy striped | two tone striped | barred | boldly striped", "zebra striped | pinstriped | ringed"),
+    "matte": _say(
+        "matte | dull | chalky | unpolished | flat matte | plain matte | non shiny | rough matte",
+        "powdery matte | lustreless | unglazed",
+    ),
+    "shiny": _say(
+        "shiny | glossy | polished | gleaming | reflective | mirror like | lacquered | smooth shiny",
+        "chrome | glassy | burnished",
+    ),
+    "striped": _say(
+        "striped | stripy | banded | stripe patterned | candy striped | two tone striped | barred | boldly striped",
+        "zebra striped | pinstriped | ringed",
+    ),
 }
 SURFACE_TAILS: dict[str, Phrases] = {
     "matte": _say("with a matte surface | with a dull finish | with a matte finish | with no shine", "made of chalk"),
-    "shiny": _say("with a shiny surface | with a glossy finish | made of polished metal | with a mirror finish", "that gleams like chrome"),
-    "striped": _say("with stripes | covered in stripes | with a striped pattern | with bands around it", "wearing stripes"),
+    "shiny": _say(
+        "with a shiny surface | with a glossy finish | made of polished metal | with a mirror finish",
+        "that gleams like chrome",
+    ),
+    "striped": _say(
+        "with stripes | covered in stripes | with a striped pattern | with bands around it",
+        "wearing stripes",
+    ),
 }
 
 ACTION_WORDS: dict[str, Phrases] = {
     "still": _say(
-        "*stands still | *stays still | does not move/not moving/not move | *stays in place | *remains motionless | *rests | *keeps still"
-        " | *waits | *holds still | *is motionless",
-        "*sits idle | *stays put | *is frozen in place"),
+        "*stands still | *stays still | does not move/not moving/not move | *stays in place | *remains motionless"
+        " | *rests | *keeps still | *waits | *holds still | *is motionless",
+        "*sits idle | *stays put | *is frozen in place",
+    ),
     "move_left": _say(
-        "*moves left | *slides to the left | *moves to the left | *glides left | *travels to the left | *drifts left | *goes left"
-        " | *heads to the left | *slides left",
-        "*shifts leftward | *makes its way left | *scoots to the left"),
+        "*moves left | *slides to the left | *moves to the left | *glides left | *travels to the left"
+        " | *drifts left | *goes left | *heads to the left | *slides left",
+        "*shifts leftward | *makes its way left | *scoots to the left",
+    ),
     "move_right": _say(
-        "*moves right | *slides to the right | *moves to the right | *glides right | *travels to the right | *drifts right | *goes right"
-        " | *heads to the right | *slides right",
-        "*shifts rightward | *makes its way right | *scoots to the right"),
+        "*moves right | *slides to the right | *moves to the right | *glides right | *travels to the right"
+        " | *drifts right | *goes right | *heads to the right | *slides right",
+        "*shifts rightward | *makes its way right | *scoots to the right",
+    ),
     "move_toward": _say(
-        "*moves toward the camera | *comes closer | *approaches the viewer | *slides toward us | *comes toward the viewer"
-        " | *moves closer to the camera | *glides toward the camera | *advances toward us | *moves forward",
-        "*nears the lens | *draws closer | *heads straight for us"),
+        "*moves toward the camera | *comes closer | *approaches the viewer | *slides toward us"
+        " | *comes toward the viewer | *moves closer to the camera | *glides toward the camera"
+        " | *advances toward us | *moves forward",
+        "*nears the lens | *draws closer | *heads straight for us",
+    ),
     "move_away": _say(
         "*moves away | *recedes | *moves into the distance | *slides away from the camera | *backs away | *retreats"
         " | *goes farther away | *glides away from us | *moves away from the camera",
-        "*withdraws into the background | *drifts off into the distance | *gets farther from the lens"),
+        "*withdraws into the background | *drifts off into the distance | *gets farther from the lens",
+    ),
     "jump": _say(
-        "*jumps | *hops | *leaps | *jumps up | *jumps into the air | *leaps into the air | *hops up | *springs up | *jumps up and down"
-        " | *bounces up",
-        "*bounds upward | *takes a leap | *skips upward"),
+        "*jumps | *hops | *leaps | *jumps up | *jumps into the air | *leaps into the air | *hops up | *springs up"
+        " | *jumps up and down | *bounces up",
+        "*bounds upward | *takes a leap | *skips upward",
+    ),
     "spin": _say(
-        "*spins | *spins around | *rotates | *turns around | *twirls | *whirls around | *spins in place | *rotates on the spot"
-        " | *revolves",
-        "*pirouettes | *gyrates | *turns like a top"),
+        "*spins | *spins around | *rotates | *turns around | *twirls | *whirls around | *spins in place"
+        " | *rotates on the spot | *revolves",
+        "*pirouettes | *gyrates | *turns like a top",
+    ),
     "grow": _say(
-        "*grows | *gets bigger | *grows larger | *expands | *becomes larger | *swells | *inflates | *grows in size | *gets larger",
-        "*enlarges | *balloons | *puffs up"),
+        "*grows | *gets bigger | *grows larger | *expands | *becomes larger | *swells | *inflates | *grows in size"
+        " | *gets larger",
+        "*enlarges | *balloons | *puffs up",
+    ),
     "shrink": _say(
-        "*shrinks | *gets smaller | *becomes smaller | *shrinks down | *contracts | *dwindles | *shrinks in size | *deflates"
-        " | *grows smaller",
-        "*diminishes | *miniaturises | *loses size"),
+        "*shrinks | *gets smaller | *becomes smaller | *shrinks down | *contracts | *dwindles | *shrinks in size"
+        " | *deflates | *grows smaller",
+        "*diminishes | *miniaturises | *loses size",
+    ),
     "stretch": _say(
-        "*stretches | *stretches upward | *gets taller | *stretches tall | *becomes taller | *elongates | *grows taller"
-        " | *extends upward | *stretches up",
-        "*lengthens upward | *becomes tall and thin | *elongates vertically"),
+        "*stretches | *stretches upward | *gets taller | *stretches tall | *becomes taller | *elongates"
+        " | *grows taller | *extends upward | *stretches up",
+        "*lengthens upward | *becomes tall and thin | *elongates vertically",
+    ),
     "squash": _say(
-        "*squashes | *flattens | *gets flatter | *is squashed flat | *becomes flat | *flattens out | *squashes down | *gets squashed"
-        " | *is flattened",
-        "*squishes down | *pancakes | *is pressed flat"),
+        "*squashes | *flattens | *gets flatter | *is squashed flat | *becomes flat | *flattens out | *squashes down"
+        " | *gets squashed | *is flattened",
+        "*squishes down | *pancakes | *is pressed flat",
+    ),
     "fall": _say(
-        "*falls | *falls down | *drops from above | *falls from the sky | *drops down | *falls to the floor | *comes down from above"
-        " | *drops onto the floor | *falls from above",
-        "*plummets | *plunges to the ground | *tumbles down from the sky"),
+        "*falls | *falls down | *drops from above | *falls from the sky | *drops down | *falls to the floor"
+        " | *comes down from above | *drops onto the floor | *falls from above",
+        "*plummets | *plunges to the ground | *tumbles down from the sky",
+    ),
     "change_colour": _say(
-        "*turns {colour} | *becomes {colour} | *changes to {colour} | *changes colour to {colour} | *turns from {own} to {colour}"
-        " | *changes from {own} to {colour} | *fades to {colour} | *goes {colour} | *shifts to {colour}",
-        "*takes on a {colour} colour | *is repainted {colour} | *transforms from {own} into {colour}"),
+        "*turns {colour} | *becomes {colour} | *changes to {colour} | *changes colour to {colour}"
+        " | *turns from {own} to {colour} | *changes from {own} to {colour} | *fades to {colour} | *goes {colour}"
+        " | *shifts to {colour}",
+        "*takes on a {colour} colour | *is repainted {colour} | *transforms from {own} into {colour}",
+    ),
     "circle": _say(
-        "*circles {other} | *circles around {other} | *goes around {other} | *moves in a circle around {other} | *orbits {other}"
-        " | *travels around {other} | *loops around {other} | *runs around {other}",
-        "*revolves around {other} | *does a lap around {other} | *rounds {other}"),
+        "*circles {other} | *circles around {other} | *goes around {other} | *moves in a circle around {other}"
+        " | *orbits {other} | *travels around {other} | *loops around {other} | *runs around {other}",
+        "*revolves around {other} | *does a lap around {other} | *rounds {other}",
+    ),
     "push": _say(
-        "*pushes {other} | *shoves {other} | *pushes {other} along | *pushes against {other} | *pushes {other} away | *shoves {other} along"
-        " | *bumps {other} along | *pushes {other} across the floor",
-        "*nudges {other} | *shunts {other} along | *drives {other} ahead of it"),
+        "*pushes {other} | *shoves {other} | *pushes {other} along | *pushes against {other} | *pushes {other} away"
+        " | *shoves {other} along | *bumps {other} along | *pushes {other} across the floor",
+        "*nudges {other} | *shunts {other} along | *drives {other} ahead of it",
+    ),
     "jump_over": _say(
-        "*jumps over {other} | *leaps over {other} | *hops over {other} | *jumps right over {other} | *springs over {other}"
-        " | *jumps across {other} | *leaps across {other} | *jumps clean over {other}",
-        "*vaults over {other} | *bounds over {other} | *sails over {other}"),
+        "*jumps over {other} | *leaps over {other} | *hops over {other} | *jumps right over {other}"
+        " | *springs over {other} | *jumps across {other} | *leaps across {other} | *jumps clean over {other}",
+        "*vaults over {other} | *bounds over {other} | *sails over {other}",
+    ),
     "hide_behind": _say(
-        "*hides behind {other} | *goes behind {other} | *moves behind {other} | *disappears behind {other} | *slides behind {other}"
-        " | *slips behind {other} | *hides itself behind {other} | *goes and *hides behind {other}",
-        "*ducks behind {other} | *vanishes behind {other} | *takes cover behind {other}"),
+        "*hides behind {other} | *goes behind {other} | *moves behind {other} | *disappears behind {other}"
+        " | *slides behind {other} | *slips behind {other} | *hides itself behind {other}"
+        " | *goes and *hides behind {other}",
+        "*ducks behind {other} | *vanishes behind {other} | *takes cover behind {other}",
+    ),
 }
 # Tails that tell the direction of a push or a jump over something.
 DIRECTION_TAILS: dict[int, Phrases] = {
@@ -156,139 +252,280 @@ DIRECTION_TAILS: dict[int, Phrases] = {
 # Camera moves as a verb of "the camera".
 CAMERA_WORDS: dict[str, Phrases] = {
     "static": _say(
-        "*stays still | *stays fixed | does not move/not moving/not move | *holds still | *is static | *remains still | *is fixed | *stays in place",
-        "*is locked off | *keeps perfectly still"),
+        "*stays still | *stays fixed | does not move/not moving/not move | *holds still | *is static"
+        " | *remains still | *is fixed | *stays in place",
+        "*is locked off | *keeps perfectly still",
+    ),
     "pan_left": _say(
-        "*pans left | *pans to the left | *turns left | *turns to the left | *swings left | *pans slowly left | *swings to the left | *looks to the left",
-        "*sweeps left | *swivels to the left"),
+        "*pans left | *pans to the left | *turns left | *turns to the left | *swings left | *pans slowly left"
+        " | *swings to the left | *looks to the left",
+        "*sweeps left | *swivels to the left",
+    ),
     "pan_right": _say(
-        "*pans right | *pans to the right | *turns right | *turns to the right | *swings right | *pans slowly right | *swings to the right | *looks to the right",
-        "*sweeps right | *swivels to the right"),
+        "*pans right | *pans to the right | *turns right | *turns to the right | *swings right | *pans slowly right"
+        " | *swings to the right | *looks to the right",
+        "*sweeps right | *swivels to the right",
+    ),
     "tilt_up": _say(
         "*tilts up | *tilts upward | *looks up | *turns up | *tilts slowly up | *turns upward | *swings up | *tips up",
-        "*angles up | *pitches upward"),
+        "*angles up | *pitches upward",
+    ),
     "tilt_down": _say(
-        "*tilts down | *tilts downward | *looks down | *turns down | *tilts slowly down | *turns downward | *swings down | *tips down",
-        "*angles down | *pitches downward"),
+        "*tilts down | *tilts downward | *looks down | *turns down | *tilts slowly down | *turns downward"
+        " | *swings down | *tips down",
+        "*angles down | *pitches downward",
+    ),
     "zoom_in": _say(
-        "*zooms in | *zooms in slowly | *slowly zooms in | *zooms in on the scene | *zooms closer | *zooms in gently | *tightens its zoom | *zooms right in",
-        "*magnifies the view | *punches in"),
+        "*zooms in | *zooms in slowly | *slowly zooms in | *zooms in on the scene | *zooms closer"
+        " | *zooms in gently | *tightens its zoom | *zooms right in",
+        "*magnifies the view | *punches in",
+    ),
     "zoom_out": _say(
-        "*zooms out | *zooms out slowly | *slowly zooms out | *zooms out from the scene | *zooms away | *zooms out gently | *widens its zoom | *zooms right out",
-        "*widens the view | *punches out"),
+        "*zooms out | *zooms out slowly | *slowly zooms out | *zooms out from the scene | *zooms away"
+        " | *zooms out gently | *widens its zoom | *zooms right out",
+        "*widens the view | *punches out",
+    ),
     "dolly_in": _say(
-        "*dollies in | *moves in | *pushes in | *moves closer | *moves forward | *tracks in | *rolls forward | *comes closer",
-        "*creeps in | *glides forward"),
+        "*dollies in | *moves in | *pushes in | *moves closer | *moves forward | *tracks in | *rolls forward"
+        " | *comes closer",
+        "*creeps in | *glides forward",
+    ),
     "dolly_out": _say(
-        "*dollies out | *moves back | *pulls back | *moves away | *moves backward | *tracks out | *rolls back | *pulls out",
-        "*retreats | *glides backward"),
+        "*dollies out | *moves back | *pulls back | *moves away | *moves backward | *tracks out | *rolls back"
+        " | *pulls out",
+        "*retreats | *glides backward",
+    ),
     "orbit_left": _say(
-        "*orbits left | *orbits to the left | *circles left | *circles to the left | *arcs left | *arcs to the left | *moves around to the left | *orbits the scene to the left",
-        "*revolves leftward | *travels around to the left"),
+        "*orbits left | *orbits to the left | *circles left | *circles to the left | *arcs left | *arcs to the left"
+        " | *moves around to the left | *orbits the scene to the left",
+        "*revolves leftward | *travels around to the left",
+    ),
     "orbit_right": _say(
-        "*orbits right | *orbits to the right | *circles right | *circles to the right | *arcs right | *arcs to the right | *moves around to the right | *orbits the scene to the right",
-        "*revolves rightward | *travels around to the right"),
+        "*orbits right | *orbits to the right | *circles right | *circles to the right | *arcs right"
+        " | *arcs to the right | *moves around to the right | *orbits the scene to the right",
+        "*revolves rightward | *travels around to the right",
+    ),
 }
 # Camera moves as a name, said before or after the rest.
 CAMERA_TAGS: dict[str, Phrases] = {
-    "static": _say("static camera | fixed camera | static shot | still camera | locked camera | fixed shot | no camera movement | steady camera", "tripod shot | locked off shot"),
-    "pan_left": _say("pan left | camera pan to the left | left pan | camera pan left | panning left | slow pan left | pan to the left | panning shot to the left", "leftward pan"),
-    "pan_right": _say("pan right | camera pan to the right | right pan | camera pan right | panning right | slow pan right | pan to the right | panning shot to the right", "rightward pan"),
-    "tilt_up": _say("tilt up | camera tilt up | upward tilt | tilting up | slow tilt up | camera tilting up | tilting upward | tilt upward", "upward camera tilt"),
-    "tilt_down": _say("tilt down | camera tilt down | downward tilt | tilting down | slow tilt down | camera tilting down | tilting downward | tilt downward", "downward camera tilt"),
-    "zoom_in": _say("zoom in | slow zoom in | camera zoom in | zooming in | gentle zoom in | smooth zoom in | camera zooming in | inward zoom", "zoom inward"),
-    "zoom_out": _say("zoom out | slow zoom out | camera zoom out | zooming out | gentle zoom out | smooth zoom out | camera zooming out | outward zoom", "zoom outward"),
-    "dolly_in": _say("dolly in | slow dolly in | camera dolly in | dolly shot moving in | push in | slow push in | camera push in | tracking shot moving in", "forward dolly"),
-    "dolly_out": _say("dolly out | slow dolly out | camera dolly out | dolly shot moving out | pull back | slow pull back | camera pull back | tracking shot moving out", "backward dolly"),
-    "orbit_left": _say("orbit left | camera orbit to the left | left orbit | orbit shot to the left | orbiting left | slow orbit left | orbit to the left | arc shot to the left", "leftward orbit"),
-    "orbit_right": _say("orbit right | camera orbit to the right | right orbit | orbit shot to the right | orbiting right | slow orbit right | orbit to the right | arc shot to the right", "rightward orbit"),
+    "static": _say(
+        "static camera | fixed camera | static shot | still camera | locked camera | fixed shot"
+        " | no camera movement | steady camera",
+        "tripod shot | locked off shot",
+    ),
+    "pan_left": _say(
+        "pan left | camera pan to the left | left pan | camera pan left | panning left | slow pan left"
+        " | pan to the left | panning shot to the left",
+        "leftward pan",
+    ),
+    "pan_right": _say(
+        "pan right | camera pan to the right | right pan | camera pan right | panning right | slow pan right"
+        " | pan to the right | panning shot to the right",
+        "rightward pan",
+    ),
+    "tilt_up": _say(
+        "tilt up | camera tilt up | upward tilt | tilting up | slow tilt up | camera tilting up | tilting upward"
+        " | tilt upward",
+        "upward camera tilt",
+    ),
+    "tilt_down": _say(
+        "tilt down | camera tilt down | downward tilt | tilting down | slow tilt down | camera tilting down"
+        " | tilting downward | tilt downward",
+        "downward camera tilt",
+    ),
+    "zoom_in": _say(
+        "zoom in | slow zoom in | camera zoom in | zooming in | gentle zoom in | smooth zoom in | camera zooming in"
+        " | inward zoom",
+        "zoom inward",
+    ),
+    "zoom_out": _say(
+        "zoom out | slow zoom out | camera zoom out | zooming out | gentle zoom out | smooth zoom out"
+        " | camera zooming out | outward zoom",
+        "zoom outward",
+    ),
+    "dolly_in": _say(
+        "dolly in | slow dolly in | camera dolly in | dolly shot moving in | push in | slow push in"
+        " | camera push in | tracking shot moving in",
+        "forward dolly",
+    ),
+    "dolly_out": _say(
+        "dolly out | slow dolly out | camera dolly out | dolly shot moving out | pull back | slow pull back"
+        " | camera pull back | tracking shot moving out",
+        "backward dolly",
+    ),
+    "orbit_left": _say(
+        "orbit left | camera orbit to the left | left orbit | orbit shot to the left | orbiting left"
+        " | slow orbit left | orbit to the left | arc shot to the left",
+        "leftward orbit",
+    ),
+    "orbit_right": _say(
+        "orbit right | camera orbit to the right | right orbit | orbit shot to the right | orbiting right"
+        " | slow orbit right | orbit to the right | arc shot to the right",
+        "rightward orbit",
+    ),
 }
 
 # Nouns that can open a caption ("Wide shot of ..."); the tails come after.
 SHOT_SIZE_WORDS: dict[str, Phrases] = {
-    "wide": _say("wide shot | long shot | wide view | full shot | wide angle shot | wide frame | distant shot | far shot", "establishing shot | panoramic shot"),
-    "medium": _say("medium shot | mid shot | medium view | middle shot | normal shot | standard shot | medium frame | mid range shot", "half distance shot | moderate shot"),
-    "close-up": _say("close-up | close-up shot | tight shot | close view | tight close-up | close shot | close-up view | tight frame", "macro shot | intimate shot"),
+    "wide": _say(
+        "wide shot | long shot | wide view | full shot | wide angle shot | wide frame | distant shot | far shot",
+        "establishing shot | panoramic shot",
+    ),
+    "medium": _say(
+        "medium shot | mid shot | medium view | middle shot | normal shot | standard shot | medium frame"
+        " | mid range shot",
+        "half distance shot | moderate shot",
+    ),
+    "close-up": _say(
+        "close-up | close-up shot | tight shot | close view | tight close-up | close shot | close-up view"
+        " | tight frame",
+        "macro shot | intimate shot",
+    ),
 }
 SHOT_SIZE_TAILS: dict[str, Phrases] = {
     "wide": _say("from far away | from a distance | seen from afar | in a wide shot", "viewed from a long way off"),
-    "medium": _say("from a medium distance | at mid distance | at a medium distance | in a medium shot", "from a moderate distance"),
+    "medium": _say(
+        "from a medium distance | at mid distance | at a medium distance | in a medium shot",
+        "from a moderate distance",
+    ),
     "close-up": _say("from close by | seen up close | close to the camera | in close-up", "at very close range"),
 }
 ANGLE_WORDS: dict[str, Phrases] = {
     "eye-level": _say(
-        "at eye level | from eye level | seen at eye level | in an eye level view | straight on | from a level angle | with a level camera | from a straight angle",
-        "viewed head on | from standing height"),
+        "at eye level | from eye level | seen at eye level | in an eye level view | straight on"
+        " | from a level angle | with a level camera | from a straight angle",
+        "viewed head on | from standing height",
+    ),
     "low": _say(
-        "from a low angle | from below | seen from below | from near the ground | from ground level | with a low camera | from low down | in a low angle view",
-        "from a worms eye view | from down low"),
+        "from a low angle | from below | seen from below | from near the ground | from ground level"
+        " | with a low camera | from low down | in a low angle view",
+        "from a worms eye view | from down low",
+    ),
     "high": _say(
-        "from a high angle | viewed from above | seen from above | from overhead | from high up | with a high camera | looking down from above | in a high angle view",
-        "from a birds eye view | from up high"),
+        "from a high angle | viewed from above | seen from above | from overhead | from high up"
+        " | with a high camera | looking down from above | in a high angle view",
+        "from a birds eye view | from up high",
+    ),
 }
 ANGLE_TAGS: dict[str, Phrases] = {
-    "eye-level": _say("eye level", "level"), "low": _say("low angle", "low level"), "high": _say("high angle", "overhead"),
+    "eye-level": _say("eye level", "level"),
+    "low": _say("low angle", "low level"),
+    "high": _say("high angle", "overhead"),
 }
 
 # Floors come after "on".
 FLOOR_WORDS: dict[str, Phrases] = {
     "checker": _say(
-        "a checkered floor | a checkerboard floor | a checkerboard | a chessboard floor | a chequered floor | a checker floor | a floor of checkered squares | a chessboard",
-        "a draughts board | a checked floor"),
-    "tiles": _say("a tiled floor | tiles | floor tiles | a floor of tiles | square tiles | ceramic tiles | a tile floor | tiled ground", "stone tiles | bathroom tiles"),
-    "planks": _say("wooden planks | a wooden floor | a plank floor | wood planks | floorboards | a floor of planks | a wood floor | wooden boards", "parquet | timber boards"),
-    "sand": _say("sand | a sandy floor | the sand | sandy ground | a beach | desert sand | a sandy beach | soft sand", "a dune | the desert"),
-    "grass": _say("grass | a grassy floor | the grass | a lawn | a grass field | a meadow | grassy ground | a green lawn", "turf | a pasture"),
-    "snow": _say("snow | a snowy floor | the snow | snowy ground | fresh snow | a snow field | snow covered ground | soft snow", "a blanket of snow | wintry ground"),
-    "concrete": _say("concrete | a concrete floor | bare concrete | a cement floor | concrete ground | grey concrete | a smooth concrete floor | cement", "asphalt | pavement"),
+        "a checkered floor | a checkerboard floor | a checkerboard | a chessboard floor | a chequered floor"
+        " | a checker floor | a floor of checkered squares | a chessboard",
+        "a draughts board | a checked floor",
+    ),
+    "tiles": _say(
+        "a tiled floor | tiles | floor tiles | a floor of tiles | square tiles | ceramic tiles | a tile floor"
+        " | tiled ground",
+        "stone tiles | bathroom tiles",
+    ),
+    "planks": _say(
+        "wooden planks | a wooden floor | a plank floor | wood planks | floorboards | a floor of planks"
+        " | a wood floor | wooden boards",
+        "parquet | timber boards",
+    ),
+    "sand": _say(
+        "sand | a sandy floor | the sand | sandy ground | a beach | desert sand | a sandy beach | soft sand",
+        "a dune | the desert",
+    ),
+    "grass": _say(
+        "grass | a grassy floor | the grass | a lawn | a grass field | a meadow | grassy ground | a green lawn",
+        "turf | a pasture",
+    ),
+    "snow": _say(
+        "snow | a snowy floor | the snow | snowy ground | fresh snow | a snow field | snow covered ground | soft snow",
+        "a blanket of snow | wintry ground",
+    ),
+    "concrete": _say(
+        "concrete | a concrete floor | bare concrete | a cement floor | concrete ground | grey concrete"
+        " | a smooth concrete floor | cement",
+        "asphalt | pavement",
+    ),
 }
 SKY_WORDS: dict[str, Phrases] = {
     "clear": _say(
-        "under a clear sky | on a sunny day | in bright daylight | under a cloudless sky | on a clear day | in the sunshine | under a clear blue sky | under an open sky",
-        "at high noon | in fine weather"),
+        "under a clear sky | on a sunny day | in bright daylight | under a cloudless sky | on a clear day"
+        " | in the sunshine | under a clear blue sky | under an open sky",
+        "at high noon | in fine weather",
+    ),
     "cloudy": _say(
-        "under a cloudy sky | on a cloudy day | under an overcast sky | under grey clouds | in cloudy weather | under clouds | on an overcast day | beneath a cloudy sky",
-        "on a dreary day | beneath heavy clouds"),
+        "under a cloudy sky | on a cloudy day | under an overcast sky | under grey clouds | in cloudy weather"
+        " | under clouds | on an overcast day | beneath a cloudy sky",
+        "on a dreary day | beneath heavy clouds",
+    ),
     "sunset": _say(
-        "at sunset | under a sunset sky | at dusk | in the light of the setting sun | in the evening glow | as the sun goes down | in the evening | in sunset light",
-        "at golden hour | at twilight"),
+        "at sunset | under a sunset sky | at dusk | in the light of the setting sun | in the evening glow"
+        " | as the sun goes down | in the evening | in sunset light",
+        "at golden hour | at twilight",
+    ),
     "night": _say(
-        "at night | under a night sky | in the dark of night | under the stars | under a starry sky | by moonlight | after dark | during the night",
-        "at midnight | in the moonlit darkness"),
+        "at night | under a night sky | in the dark of night | under the stars | under a starry sky | by moonlight"
+        " | after dark | during the night",
+        "at midnight | in the moonlit darkness",
+    ),
     "studio": _say(
-        "in a studio | in a photo studio | against a plain backdrop | on a studio set | under studio lights | in front of a studio backdrop | with a studio background | in studio lighting",
-        "on a sound stage | with a seamless backdrop"),
+        "in a studio | in a photo studio | against a plain backdrop | on a studio set | under studio lights"
+        " | in front of a studio backdrop | with a studio background | in studio lighting",
+        "on a sound stage | with a seamless backdrop",
+    ),
 }
 STYLE_WORDS: dict[str, Phrases] = {
     "realistic": _say(
-        "in a realistic style | rendered realistically | photorealistic | in realistic style | with realistic shading | in a lifelike style | in a photorealistic style | like a real photo",
-        "true to life | in a naturalistic look"),
+        "in a realistic style | rendered realistically | photorealistic | in realistic style"
+        " | with realistic shading | in a lifelike style | in a photorealistic style | like a real photo",
+        "true to life | in a naturalistic look",
+    ),
     "toon": _say(
-        "in a cartoon style | in toon style | as a cartoon | cel shaded | in a comic style | like a cartoon | in cartoon shading | in a toon look",
-        "as an animated drawing | in a comic book look"),
+        "in a cartoon style | in toon style | as a cartoon | cel shaded | in a comic style | like a cartoon"
+        " | in cartoon shading | in a toon look",
+        "as an animated drawing | in a comic book look",
+    ),
     "neon": _say(
-        "in neon style | in a neon style | in glowing neon | lit by neon | in neon light | with a neon glow | in neon colours | in a neon look",
-        "in a cyberpunk style | under blacklight"),
+        "in neon style | in a neon style | in glowing neon | lit by neon | in neon light | with a neon glow"
+        " | in neon colours | in a neon look",
+        "in a cyberpunk style | under blacklight",
+    ),
 }
 FOG_WORDS: dict[bool, Phrases] = {
     True: _say(
-        "in fog | in the fog | on a foggy day | in thick fog | in mist | with fog all around | in the haze | in foggy air",
-        "shrouded in mist | in a pea soup fog"),
+        "in fog | in the fog | on a foggy day | in thick fog | in mist | with fog all around | in the haze"
+        " | in foggy air",
+        "shrouded in mist | in a pea soup fog",
+    ),
     False: _say(
-        "in clear air | without fog | with no fog | free of fog | in crisp air | with clear air | without any haze | without mist",
-        "with perfect visibility | in haze free air"),
+        "in clear air | without fog | with no fog | free of fog | in crisp air | with clear air | without any haze"
+        " | without mist",
+        "with perfect visibility | in haze free air",
+    ),
 }
 
 COMPANIONS = Phrases(
-    ("next to {other}", "beside {other}", "near {other}", "close to {other}", "alongside {other}", "not far from {other}", "together with {other}",
-     "with {other} nearby", "with {other} beside it"),
-    ("in the company of {other}", "by the side of {other}"))
+    (
+        "next to {other}",
+        "beside {other}",
+        "near {other}",
+        "close to {other}",
+        "alongside {other}",
+        "not far from {other}",
+        "together with {other}",
+        "with {other} nearby",
+        "with {other} beside it",
+    ),
+    ("in the company of {other}", "by the side of {other}"),
+)
 
 _DOUBLED = {"hop", "spin", "run", "get", "slip", "drop", "flip", "tip", "skip", "sit", "pan", "put"}
 
 
 def verb_forms(phrase: str) -> tuple[str, str, str]:
-    """Third person, gerund and base form of an action phrase with starred verbs (or "third/gerund/base" written out)."""
+    """Third person, gerund and base form of an action phrase with starred verbs (or "third/gerund/base" written
+    out)."""
     if "/" in phrase:
         third, gerund, base = phrase.split("/")
         return third, gerund, base
@@ -394,7 +631,11 @@ class _Scene:
         self.actors: dict[str, Actor] = {name: self.film.actor(name) for name in names}
         self.actions: dict[str, list[Action]] = {name: [] for name in names}
         for index, action in enumerate(spec.actions):
-            if action.kind == "still" or action.actor not in self.actors or (action.other is not None and action.other not in self.actors):
+            if (
+                action.kind == "still"
+                or action.actor not in self.actors
+                or (action.other is not None and action.other not in self.actors)
+            ):
                 continue
             if seen is None or seen.sees_action(self.shot, index):
                 self.actions[action.actor].append(action)
@@ -414,12 +655,17 @@ class _Scene:
         """Whether a fact of the shot (one of `SHOT_FACTS`) can be told."""
         if self.observations is None:
             return True
-        return self.observations.sees_camera(self.shot) if fact == "camera" else self.observations.sees_set(self.shot, fact)
+        return (
+            self.observations.sees_camera(self.shot)
+            if fact == "camera"
+            else self.observations.sees_set(self.shot, fact)
+        )
 
 
 @dataclass
 class _Core:
-    """The actors' part of a caption: whole sentences, or, where it is one clause, also a name for it ("a red cube jumping")."""
+    """The actors' part of a caption: whole sentences, or, where it is one clause, also a name for it ("a red cube
+    jumping")."""
 
     sentences: list[str]
     nominal: str | None = None
@@ -444,9 +690,8 @@ class _Teller:
         actor = self.scene.actors[action.actor]
         phrase = verb_forms(self.speaker.pick(ACTION_WORDS[action.kind], "action"))[form]
         self.speaker.note(actor, action.kind)
-        if action.kind == "push" and self.speaker.chance(0.5):
-            if "along" not in phrase and "away" not in phrase and "ahead" not in phrase and "across" not in phrase:
-                phrase += " " + self.speaker.pick(DIRECTION_TAILS[action.direction])
+        if action.kind == "push" and phrase.endswith("{other}") and self.speaker.chance(0.5):
+            phrase += " " + self.speaker.pick(DIRECTION_TAILS[action.direction])
         if action.other is not None:
             phrase = phrase.replace("{other}", self.noun(action.other))
         if action.colour is not None:
@@ -476,7 +721,12 @@ class _Teller:
             return _Core([f"first {subject} {verbs[0]}{rest}"])
         if style == 1:
             verbs = [self.verb(action, 0) for action in actions]
-            return _Core([f"{subject} {verbs[0]}", *(rng.choice(["then it ", "after that it ", "next it "]) + verb for verb in verbs[1:])])
+            return _Core(
+                [
+                    f"{subject} {verbs[0]}",
+                    *(rng.choice(["then it ", "after that it ", "next it "]) + verb for verb in verbs[1:]),
+                ]
+            )
         if style == 2 and len(actions) == 2:
             return _Core([f"{subject} {self.verb(actions[0], 0)} before {self.verb(actions[1], 1)}"])
         form = rng.choice([0, 0, 1])
@@ -526,7 +776,11 @@ class _Teller:
             text = f"{subject} {verbs[0]}" + "".join(f", then {verb}" for verb in verbs[1:])
             if clauses:
                 later = actions[0].start >= previous_end - 0.2
-                joint = rng.choice([". then ", ", then ", ". after that "]) if later else rng.choice([" while ", ", and ", ". meanwhile ", " as ", ". at the same time "])
+                joint = (
+                    rng.choice([". then ", ", then ", ". after that "])
+                    if later
+                    else rng.choice([" while ", ", and ", ". meanwhile ", " as ", ". at the same time "])
+                )
                 text = joint + text
             previous_end = max(previous_end, *(action.end for action in actions))
             clauses.append(text)
@@ -572,16 +826,25 @@ class _Teller:
     def tell(self) -> _Core:
         names = list(self.scene.actors)
         if not names:
-            return _Core([self.rng.choice(["an empty set", "an empty scene", "nobody is there", "an empty stage"])], "an empty scene")
+            return _Core(
+                [self.rng.choice(["an empty set", "an empty scene", "nobody is there", "an empty stage"])],
+                "an empty scene",
+            )
         return self.one(names[0]) if len(names) == 1 else self.several()
 
 
 def describe(
-    film: Film, shot: int, rng: Random, observations: Observed | None = None, wording: str = "train", level: str | None = None
+    film: Film,
+    shot: int,
+    rng: Random,
+    observations: Observed | None = None,
+    wording: str = "train",
+    level: str | None = None,
 ) -> Caption:
     """A caption of shot number `shot` (from 0) and the facts it says.
 
-    `wording` is "train" or "heldout" (held-out phrases, which training never sees). `level` is "short" (actors and actions),
+    `wording` is "train" or "heldout" (held-out phrases, which training never sees). `level` is "short" (actors and
+    actions),
     "medium" or "long" (most of what can be told); by default a third of the captions are short. Equal `rng` states give
     equal captions.
     """
@@ -671,14 +934,18 @@ def _compose(scene: _Scene, speaker: _Speaker, wanted: set[str], rich: float) ->
     return Caption(text, facts)
 
 
-def _set_place(sentences: list[str], before: list[str], after: list[str], place: list[str], rng: Random, fronted: bool) -> None:
+def _set_place(
+    sentences: list[str], before: list[str], after: list[str], place: list[str], rng: Random, fronted: bool
+) -> None:
     way = rng.random()
     if way < 0.25 and fronted:
         sentences[0] = f"{' '.join(place)}, {sentences[0]}"
     elif way < 0.37:
         before.append(f"{rng.choice(['the scene is', 'it all happens', 'we are', 'the set is'])} {' '.join(place)}")
     elif way < 0.47:
-        after.append(f"{rng.choice(['the scene is', 'it all happens', 'everything happens', 'this is'])} {' '.join(place)}")
+        after.append(
+            f"{rng.choice(['the scene is', 'it all happens', 'everything happens', 'this is'])} {' '.join(place)}"
+        )
     else:
         at = 0 if rng.random() < 0.5 else -1
         joint = ", " if rng.random() < 0.25 else " "
@@ -730,7 +997,8 @@ def _said_facts(scene: _Scene, speaker: _Speaker, wanted: set[str]) -> Facts:
 
 
 def describe_film(film: Film, rng: Random, wording: str = "train", observations: Observed | None = None) -> str:
-    """The caption of the whole film: its cast (who recurs comes first), its set and its style; any part may be left unsaid.
+    """The caption of the whole film: its cast (who recurs comes first), its set and its style; any part may be left
+    unsaid.
 
     With `observations`, what cannot be told in any shot is not said.
     """
@@ -741,10 +1009,14 @@ def describe_film(film: Film, rng: Random, wording: str = "train", observations:
     nouns = []
     for actor in cast[:4]:
         theirs = [scene for scene in scenes if actor.name in scene.actors]
-        nouns.append(speaker.noun(
-            actor, 0.7 if len(cast) < 3 else 0.4, size=any(scene.size_told(actor.name) for scene in theirs),
-            surface=any(scene.surface_told(actor.name) for scene in theirs),
-        ))
+        nouns.append(
+            speaker.noun(
+                actor,
+                0.7 if len(cast) < 3 else 0.4,
+                size=any(scene.size_told(actor.name) for scene in theirs),
+                surface=any(scene.surface_told(actor.name) for scene in theirs),
+            )
+        )
     everyone = _listed(nouns) if nouns else "an empty set"
     parts = []
     for name, words, often in (("floor", FLOOR_WORDS[film.set.floor], 0.8), ("sky", SKY_WORDS[film.set.sky], 0.75)):
@@ -759,8 +1031,14 @@ def describe_film(film: Film, rng: Random, wording: str = "train", observations:
 
 
 _FILM_LEADS = (
-    "a film with {}", "a film about {}", "{}", "a short film with {}", "a video with {}", "a story about {}",
-    "the film shows {}", "a scene with {}",
+    "a film with {}",
+    "a film about {}",
+    "{}",
+    "a short film with {}",
+    "a video with {}",
+    "a story about {}",
+    "the film shows {}",
+    "a scene with {}",
 )
 
 
@@ -769,9 +1047,12 @@ def _listed(nouns: Sequence[str]) -> str:
 
 
 def event_query(film: Film, k: int, action: Action, rng: Random, wording: str = "train") -> str:
-    """A query that asks a grounder for the moment of `action` in shot `k`: "the red cube jumps" in one of its wordings."""
+    """A query that asks a grounder for the moment of `action` in shot `k`: "the red cube jumps" in one of its
+    wordings."""
     if action not in film.shots[k].actions:
-        raise ValueError(f"action: {action} is not one of shot {k}'s actions; pass an action of film.shots[{k}].actions")
+        raise ValueError(
+            f"action: {action} is not one of shot {k}'s actions; pass an action of film.shots[{k}].actions"
+        )
     scene = _Scene(film, k, None)
     teller = _Teller(scene, _Speaker(rng, wording), 0.3)
     subject = teller.noun(action.actor, definite=rng.random() < 0.7)
