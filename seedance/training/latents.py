@@ -387,7 +387,8 @@ def encode_words(words: list[list[dict[str, Any]]], text_encoder: TextEncoder) -
 
 @dataclass
 class Batch:
-    """What a training step takes: normalised latents (B, C, t, h, w) float32, labels name -> (B, t, h, w) int8, and the conditioning with nothing given yet."""
+    """What a training step takes: normalised latents (B, C, t, h, w) float32, labels name -> (B, t, h, w) int8, and the
+    conditioning with nothing given yet."""
 
     latents: Tensor
     labels: dict[str, Tensor]
@@ -400,64 +401,94 @@ class Batch:
 
 
 class Store:
-    """All cached clips of one bucket in memory.
+    """All cached clips of one bucket.
 
     Attributes:
-        latents: (N, C, t, h, w) bfloat16.
-        labels: name -> (N, t, h, w) int8.
-        text: (M, D) float16; text_index (N, W, L) int32 into it; text_shot (N, W, L) int8.
+        latents: (N, C, t, h, w) bfloat16. labels: name -> (N, t, h, w) int8.
+        text: per shard (M, D) float16. On the CPU these are maps of the files, which the system may drop and read again.
+        text_index: (N, W, L) int32 rows of the clip's shard of ``text``. text_shot: (N, W, L) int8. shard: (N,).
         shot, seconds: (t,), the same for every clip.
     """
 
-    def __init__(self, name: str, shards: Sequence[dict[str, Tensor]], shot_latents: Sequence[int], fps: float) -> None:
+    def __init__(self, name: str, shot_latents: Sequence[int], fps: float) -> None:
         self.name, self.fps = name, fps
         self.shots = len(shot_latents)
-        self.latents = torch.cat([s["latents"] for s in shards])
-        names = set.intersection(*({k for k in s if k.startswith("labels.")} for s in shards))
-        self.labels = {n.removeprefix("labels."): torch.cat([s[n] for s in shards]) for n in sorted(names)}
-        wordings = max(s["text_index"].shape[1] for s in shards)
-        longest = max(s["text_index"].shape[2] for s in shards)
-        index, shot, start = [], [], 0
-        for s in shards:
-            extra = longest - s["text_index"].shape[2]
-            again = torch.arange(wordings) % s["text_index"].shape[1]
-            i = torch.nn.functional.pad(s["text_index"][:, again], (0, extra), value=-1)
-            index.append(torch.where(i >= 0, i + start, i))
-            shot.append(torch.nn.functional.pad(s["text_shot"][:, again], (0, extra), value=PADDING))
-            start += len(s["text"])
-        self.text = torch.cat([s["text"] for s in shards])
-        self.text_index, self.text_shot = torch.cat(index), torch.cat(shot)
-        self.lengths = (self.text_index >= 0).sum(-1)  # (N, W)
         self.shot, self.seconds = shot_times(list(shot_latents), fps, RATIO_T)
+        self.paths: list[Path] = []
+        self.latents = torch.empty(0)
+        self.labels: dict[str, Tensor] = {}
+        self.text: list[Tensor] = []
+        self.text_index = self.text_shot = self.lengths = self.shard = torch.empty(0, dtype=torch.long)
 
     @classmethod
-    def open(cls, folder: str | Path, bucket: Bucket) -> Store | None:
-        """What the cache holds of ``bucket`` by now, or None."""
+    def open(cls, folder: str | Path, bucket: Bucket, before: Store | None = None) -> Store | None:
+        """What the cache holds of ``bucket`` by now, or None. ``before`` is what was open: only what is new is read."""
         place = Path(folder) / bucket.name
         paths = sorted(place.glob("latents-*.safetensors"))
         if not _latents_path(place, 0).is_file():  # the first shard holds the clips kept for evaluation
             return None
-        shards = [load_file(path) for path in paths]
-        expected = bucket.latent_shape
-        for path, shard in zip(paths, shards, strict=True):
-            if tuple(shard["latents"].shape[2:]) != expected:
-                raise SeedanceError(
-                    f"cache: {path} holds latents {tuple(shard['latents'].shape[2:])}, bucket {bucket.name} is {expected}; delete the folder"
-                )
-        return cls(bucket.name, shards, bucket.shot_latents, bucket.fps)
+        known = before.paths if before is not None else []
+        fresh = [path for path in paths if path not in known]
+        if before is not None and not fresh:
+            return before
+        shards = []
+        for path in fresh:
+            shard = load_file(path)
+            if tuple(shard["latents"].shape[2:]) != bucket.latent_shape:
+                found = tuple(shard["latents"].shape[2:])
+                raise SeedanceError(f"cache: {path} holds latents {found}, bucket {bucket.name} is {bucket.latent_shape}")
+            shards.append(shard)
+        store = cls(bucket.name, bucket.shot_latents, bucket.fps)
+        store._join(before, shards)
+        store.paths = [*known, *fresh]
+        return store
+
+    def _join(self, before: Store | None, shards: Sequence[dict[str, Tensor]]) -> None:
+        """Clips of ``before``, then those of ``shards``; a file keeps its place, so index 0 stays in the first shard."""
+        old = before if before is not None and len(before) else None
+        device = old.latents.device if old is not None else torch.device("cpu")
+        names = set.intersection(*({k.removeprefix("labels.") for k in s if k.startswith("labels.")} for s in shards))
+        indices = [s["text_index"] for s in shards]
+        shots = [s["text_shot"] for s in shards]
+        start = len(old.text) if old is not None else 0
+        numbers = [torch.full((len(s["latents"]),), start + k, dtype=torch.long) for k, s in enumerate(shards)]
+        if old is not None:
+            names &= set(old.labels)
+            indices, shots, numbers = [old.text_index, *indices], [old.text_shot, *shots], [old.shard, *numbers]
+        wordings, longest = (max(i.shape[axis] for i in indices) for axis in (1, 2))
+
+        def fit(rows: Tensor, padding: int) -> Tensor:
+            again = torch.arange(wordings, device=rows.device) % rows.shape[1]
+            return torch.nn.functional.pad(rows[:, again], (0, longest - rows.shape[2]), value=padding).to(device)
+
+        self.latents = torch.cat([*([old.latents] if old else []), *(s["latents"].to(device) for s in shards)])
+        self.labels = {
+            name: torch.cat([*([old.labels[name]] if old else []), *(s[f"labels.{name}"].to(device) for s in shards)])
+            for name in sorted(names)
+        }
+        self.text = [*(old.text if old else []), *(s["text"].to(device) for s in shards)]
+        self.text_index = torch.cat([fit(i, -1) for i in indices])
+        self.text_shot = torch.cat([fit(i, PADDING) for i in shots])
+        self.shard = torch.cat([n.to(device) for n in numbers])
+        self.lengths = (self.text_index >= 0).sum(-1)  # (N, W)
+        self.shot, self.seconds = self.shot.to(device), self.seconds.to(device)
 
     def __len__(self) -> int:
         return len(self.latents)
 
     def to(self, device: torch.device | str) -> Store:
         """Moves everything, so that a batch is gathered where it is used."""
-        for name in ("latents", "text", "text_index", "text_shot", "lengths", "shot", "seconds"):
+        for name in ("latents", "text_index", "text_shot", "lengths", "shard", "shot", "seconds"):
             setattr(self, name, getattr(self, name).to(device))
         self.labels = {name: labels.to(device) for name, labels in self.labels.items()}
+        self.text = [text.to(device) for text in self.text]
         return self
 
     def batch(self, index: Tensor, wording: Tensor, frames: int | None = None) -> Batch:
-        """Gathers clips ``index`` (B,) in wordings ``wording`` (B,); ``frames`` keeps the first latent frames only (1: pictures)."""
+        """Gathers clips ``index`` (B,) in wordings ``wording`` (B,).
+
+        ``frames`` keeps the first latent frames only (1: pictures).
+        """
         device = self.latents.device
         index, wording = index.to(device), (wording % self.text_index.shape[1]).to(device)
         t = self.latents.shape[2] if frames is None else frames
@@ -466,10 +497,15 @@ class Store:
         rows = self.text_index[index, wording, :longest].long()  # (B, L)
         said = rows >= 0
         b = len(index)
+        text = torch.zeros(b, longest, self.text[0].shape[1], device=device)
+        of = self.shard[index]
+        for number in of.unique().tolist():
+            mine = (of == number)[:, None] & said  # (B, L)
+            text[mine] = self.text[number][rows[mine]].float()
         cond = Conditioning(
             clean=torch.zeros_like(latents),
             mask=torch.zeros(b, t, device=device),
-            text=self.text[rows.clamp(min=0)].float() * said[..., None],
+            text=text,
             text_mask=said,
             text_shot=self.text_shot[index, wording, :longest].long(),
             shot=self.shot[:t].expand(b, t),
