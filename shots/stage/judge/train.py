@@ -72,7 +72,7 @@ class JudgeRecipe:
     start_from: str | None = None
     log_every: int = 20
     check_every: int = 500
-    save_every: int = 250
+    save_every: int = 100
     model: tuple[tuple[str, int], ...] = ()
 
     @classmethod
@@ -180,7 +180,7 @@ def train_cuts(model: JudgeNet, films: int) -> dict[str, float]:
     """Fits the cut head on the stage; returns shares of held-out cuts found and of other pairs taken for cuts."""
     head = model.cuts.cpu()
     fit_cuts(head, *cut_pairs(films))
-    features, is_cut = cut_pairs(max(20, films // 4), CHECK_SEEDS)
+    features, is_cut = cut_pairs(max(1, films // 4), CHECK_SEEDS)
     with torch.no_grad():
         said = head(features) > 0
     head.to(model.stem.weight.device)
