@@ -68,7 +68,7 @@ class Observed(Protocol):
 @dataclass(frozen=True)
 class ActorFacts:
     """What is known of one actor in one shot. `other` is the colour of the second actor of a pair action, `new_colour`
-    the colour a `change_colour` ends in, `actions` every action in order (`action` is the core one of them)."""
+    the colour its only `change_colour` ends in, `actions` every action in order (`action` is the core one of them)."""
 
     colour: str | None
     shape: str | None = None

@@ -287,6 +287,7 @@ class _Reader:
         for index, mention in enumerate(self.mentions):
             own = [action for action in self.actions if action.actor == index]
             single = own[0] if len(own) == 1 else None
+            turned = [action.colour for action in own if action.colour is not None]
             other = self.mentions[single.other].colour if single and single.other is not None else None
             actors.append(
                 ActorFacts(
@@ -296,7 +297,7 @@ class _Reader:
                     surface=mention.surface,
                     action=single.kind if single else None,
                     other=other,
-                    new_colour=next((action.colour for action in own if action.colour), None),
+                    new_colour=turned[0] if len(turned) == 1 else None,
                     actions=tuple(action.kind for action in own),
                 )
             )

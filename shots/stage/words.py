@@ -696,8 +696,8 @@ class _Teller:
             phrase = phrase.replace("{other}", self.noun(action.other))
         if action.colour is not None:
             facts = self.speaker.said[actor.name]
+            phrase = phrase.replace("{colour}", action.colour).replace("{own}", facts.new_colour or actor.colour)
             self.speaker.said[actor.name] = replace(facts, new_colour=action.colour)
-            phrase = phrase.replace("{colour}", action.colour).replace("{own}", actor.colour)
         return phrase
 
     def still_verb(self, name: str, form: int) -> str:
@@ -845,12 +845,12 @@ def describe(
 
     `wording` is "train" or "heldout" (held-out phrases, which training never sees). `level` is "short" (actors and
     actions),
-    "medium" or "long" (most of what can be told); by default a third of the captions are short. Equal `rng` states give
+    "medium" or "long" (most of what can be told), drawn by default. Equal `rng` states give
     equal captions.
     """
     scene = _Scene(film, shot, observations)
     if level is None:
-        level = rng.choices(("short", "medium", "long"), (0.34, 0.36, 0.30))[0]
+        level = rng.choices(("short", "medium", "long"), (0.42, 0.33, 0.25))[0]
     chance = {"short": 0.05, "medium": 0.38, "long": 0.8}[level]
     wanted = {name for name in SHOT_FACTS if rng.random() < chance and scene.told(name)}
     if not film.set.fog and rng.random() < 0.93:  # absence is rarely worth a word
@@ -978,6 +978,8 @@ def _said_facts(scene: _Scene, speaker: _Speaker, wanted: set[str]) -> Facts:
     for name, said in speaker.said.items():
         own = [action for action in scene.actions[name] if action.kind in said.actions]
         core = core_action(own)
+        if said.actions.count("change_colour") > 1:
+            said = replace(said, new_colour=None)
         if core is None:
             said = replace(said, action="still" if "still" in said.actions else None)
         else:
