@@ -3,10 +3,10 @@
 Notable choices:
 
 - Everything that can be wrong is found before the model is loaded or a step is taken: sizes, files, the output's place.
-- A request may hold several prompts and several samples of each. Films of one size are drawn in one batch, as many at once
-  as fit a fixed number of tokens; each is the film it would be alone.
-- A dry run goes through the same checks and the model's configuration only; its times come from a matrix product timed on
-  the spot and the share of it that renders have been seen to reach.
+- A request may hold several prompts and several samples of each. Films of one size are drawn in one batch, as many at
+  once as fit a fixed number of tokens; each is the film it would be alone.
+- A dry run goes through the same checks and the model's configuration only; its times come from a matrix product timed
+  on the spot and the share of it that renders have been seen to reach.
 """
 
 from __future__ import annotations
@@ -117,9 +117,8 @@ class RenderResult:
             lines.append(f"{film.path}  seed {film.seed}")
             if self.profile:
                 times = ", ".join(f"{what} {seconds:.2f} s" for what, seconds in film.record["timings"].items())
-                lines.append(
-                    f"  {times}; sampling {film.record['flops']['transformer'] / 1e9:.1f} GFLOP, MFU {film.record.get('mfu', 0):.0%}"
-                )
+                work = film.record["flops"]["transformer"] / 1e9
+                lines.append(f"  {times}; sampling {work:.1f} GFLOP, MFU {film.record.get('mfu', 0):.0%}")
         return "\n".join(lines)
 
 
@@ -131,9 +130,9 @@ def render(request: RenderRequest, progress: Progress | None = None, pipeline: A
         pipeline: a loaded :class:`seedance.pipeline.Seedance` to use instead of ``request.model``.
 
     Raises:
-        SeedanceError, ShotsError: something in the request cannot be used; the message names it. Nothing has been written then.
+        SeedanceError, ShotsError: something in the request cannot be used; the message names it, nothing is written.
     """
-    from seedance.pipeline import Plan, Seedance, make_plan, model_defaults
+    from seedance.pipeline import Plan, Seedance, Sizes, make_plan, model_defaults
     from shots.images import read_image
 
     scripts = _scripts(request)
@@ -146,7 +145,12 @@ def render(request: RenderRequest, progress: Progress | None = None, pipeline: A
         for name, path in (("image", request.image), ("last_image", request.last_image))
     }
     defaults = model_defaults(request.model) if pipeline is None else pipeline.defaults
-    sizes = {"height": request.height, "width": request.width, "num_frames": request.num_frames, "fps": request.fps}
+    sizes: Sizes = {
+        "height": request.height,
+        "width": request.width,
+        "num_frames": request.num_frames,
+        "fps": request.fps,
+    }
     for script in scripts:  # all of them, before the model is loaded
         make_plan(script, defaults, seed=seed, **sizes)
     if request.dry_run:
@@ -180,9 +184,15 @@ def render(request: RenderRequest, progress: Progress | None = None, pipeline: A
                 )
 
         films = model.sample(
-            group, image=pictures["image"], last_image=pictures["last_image"], steps=request.steps, guidance_scale=request.guidance_scale,
-            negative_prompt=request.negative_prompt, sampler=request.sampler, callback=report,
-        )  # fmt: skip
+            group,
+            image=pictures["image"],
+            last_image=pictures["last_image"],
+            steps=request.steps,
+            guidance_scale=request.guidance_scale,
+            negative_prompt=request.negative_prompt,
+            sampler=request.sampler,
+            callback=report,
+        )
         for film in films:
             path = paths[len(result.films)]
             if peak:
@@ -197,7 +207,7 @@ def render(request: RenderRequest, progress: Progress | None = None, pipeline: A
 
 
 def estimate(plan: Any, request: RenderRequest) -> dict[str, Any]:
-    """What rendering ``plan`` would take, from the model's configuration alone: frames, tokens, FLOPs, memory, seconds."""
+    """What rendering ``plan`` would take, from the model's configuration: frames, tokens, FLOPs, memory, seconds."""
     import torch
 
     from seedance.dit import DiTConfig, VideoDiT

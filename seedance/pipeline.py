@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 import safetensors
@@ -78,6 +78,25 @@ class Defaults:
         1.0  # time shift of a film of ``shift_tokens`` latent cells; grows with the square root of their number
     )
     shift_tokens: int = 80
+
+
+class Sizes(TypedDict, total=False):
+    """A film's sizes; what is left out or None is the model's default. See :meth:`Seedance.__call__`."""
+
+    height: int | None
+    width: int | None
+    num_frames: int | None
+    fps: float | None
+
+
+class Sampling(TypedDict, total=False):
+    """How a film is drawn; what is left out or None is the model's default. See :meth:`Seedance.__call__`."""
+
+    steps: int | None
+    guidance_scale: float | None
+    negative_prompt: str
+    sampler: str | None
+    callback: Callback | None
 
 
 @dataclass(frozen=True)
@@ -194,8 +213,8 @@ class Seedance:
         self.text_encoder_name = text_encoder_name
         if text_encoder.dim != transformer.config.text_dim:
             raise SeedanceError(
-                f"text_encoder: gives states of {text_encoder.dim} numbers, the transformer wants {transformer.config.text_dim}; "
-                "use the encoder the model was trained with"
+                f"text_encoder: gives states of {text_encoder.dim} numbers, the transformer wants "
+                f"{transformer.config.text_dim}; use the encoder the model was trained with"
             )
 
     # ------------------------------------------------------------------ the model folder
@@ -217,7 +236,8 @@ class Seedance:
             device: "cpu", "cuda", ...; by default the best one present.
 
         Raises:
-            SeedanceError: the folder is not a model of this class, or a file is missing, differs from its hash, or does not fit.
+            SeedanceError: the folder is not a model of this class, or a file is missing, differs from its hash
+                or does not fit.
         """
         folder = _resolve(name, revision)
         try:
@@ -319,9 +339,15 @@ class Seedance:
         plan = self.plan(script_or_prompt, seed=seed, height=height, width=width, num_frames=num_frames, fps=fps)
         started = time.perf_counter()
         film = self.sample(
-            [plan], image=image, last_image=last_image, steps=steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt,
-            sampler=sampler, callback=callback,
-        )[0]  # fmt: skip
+            [plan],
+            image=image,
+            last_image=last_image,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            negative_prompt=negative_prompt,
+            sampler=sampler,
+            callback=callback,
+        )[0]
         video = self.video(film)
         film.record["timings"]["total"] = time.perf_counter() - started
         return video
@@ -331,15 +357,10 @@ class Seedance:
         script_or_prompt: Script | str | dict[str, Any],
         *,
         seed: int = 0,
-        height: int | None = None,
-        width: int | None = None,
-        num_frames: int | None = None,
-        fps: float | None = None,
+        **sizes: Unpack[Sizes],
     ) -> Plan:
         """Settles every size of a film and checks it; draws nothing. Arguments as in :meth:`__call__`."""
-        plan = make_plan(
-            script_or_prompt, self.defaults, seed=seed, height=height, width=width, num_frames=num_frames, fps=fps
-        )
+        plan = make_plan(script_or_prompt, self.defaults, seed=seed, **sizes)
         notes = list(plan.notes)
         unknown = self._unknown_words(plan.script)
         if unknown:
@@ -355,13 +376,10 @@ class Seedance:
         *,
         image: np.ndarray | str | Path | None = None,
         last_image: np.ndarray | str | Path | None = None,
-        steps: int | None = None,
-        guidance_scale: float | None = None,
-        negative_prompt: str = "",
-        sampler: str | None = None,
-        callback: Callback | None = None,
+        **how: Unpack[Sampling],
     ) -> list[LatentFilm]:
-        """Draws the latents of several films of one latent size in one batch, each as it would be alone. Arguments as in :meth:`__call__`."""
+        """Draws the latents of films of one size in one batch, each as it would be alone. Arguments as in
+        :meth:`__call__`."""
         sizes = {(plan.latent_shape, plan.height, plan.width) for plan in plans}
         if len(sizes) != 1:
             raise SeedanceError(
@@ -374,10 +392,7 @@ class Seedance:
             cond = self._with_pictures(cond, plans[0], image, last_image)
             timings["pictures"] = time.perf_counter() - started - timings["text"]
         kinds = [kind for kind, picture in (("first", image), ("last", last_image)) if picture is not None]
-        return self._draw(
-            list(plans), cond, steps=steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt, sampler=sampler, callback=callback,
-            timings=timings, task="+".join(kinds) + " frame" if kinds else "text",
-        )  # fmt: skip
+        return self._draw(list(plans), cond, "+".join(kinds) + " frame" if kinds else "text", timings, **how)
 
     @torch.no_grad()
     def retake(
@@ -387,11 +402,7 @@ class Seedance:
         *,
         script: Script | str | dict[str, Any] | None = None,
         seed: int | None = None,
-        steps: int | None = None,
-        guidance_scale: float | None = None,
-        negative_prompt: str = "",
-        sampler: str | None = None,
-        callback: Callback | None = None,
+        **how: Unpack[Sampling],
     ) -> LatentFilm:
         """Makes some shots of a film anew, seeing the others, which stay bit for bit.
 
@@ -413,10 +424,7 @@ class Seedance:
                 )
             plan = replace(plan, script=_with_seconds(words, plan.frames, plan.fps))
         cond = self._words(plan).to(self.device).retake(film.latents[None].to(self.device), wanted)
-        return self._draw(
-            [plan], cond, steps=steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt, sampler=sampler, callback=callback,
-            timings={}, task=f"re-take of shots {', '.join(map(str, wanted))}",
-        )[0]  # fmt: skip
+        return self._draw([plan], cond, f"re-take of shots {', '.join(map(str, wanted))}", {}, **how)[0]
 
     @torch.no_grad()
     def extend(
@@ -426,15 +434,12 @@ class Seedance:
         script: Script | str | dict[str, Any] | None = None,
         seconds: float | None = None,
         seed: int | None = None,
-        steps: int | None = None,
-        guidance_scale: float | None = None,
-        negative_prompt: str = "",
-        sampler: str | None = None,
-        callback: Callback | None = None,
+        **how: Unpack[Sampling],
     ) -> LatentFilm:
-        """Carries a film on: the last shot becomes ``seconds`` longer, or the shots of ``script`` follow. What was there stays bit for bit.
+        """Carries a film on: the last shot becomes ``seconds`` longer, or the shots of ``script`` follow.
 
-        Exactly one of ``script`` and ``seconds`` is given. The seed is by default one after the film's.
+        What was there stays bit for bit. Exactly one of ``script`` and ``seconds`` is given. The seed is by default one
+        after the film's.
         """
         if (script is None) == (seconds is None):
             raise SeedanceError("extend: give either script (further shots) or seconds (a longer last shot)")
@@ -454,40 +459,32 @@ class Seedance:
         cond = self._words(plan).to(self.device)
         if cond.frames > film.latents.shape[1]:  # otherwise the frames asked for were made and trimmed already
             cond = cond.extend(film.latents[None].to(self.device))
-            return self._draw(
-                [plan], cond, steps=steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt, sampler=sampler, callback=callback,
-                timings={}, task="extension",
-            )[0]  # fmt: skip
+            return self._draw([plan], cond, "extension", {}, **how)[0]
         return LatentFilm(film.latents, plan, film.record)
 
     def _draw(
         self,
         plans: list[Plan],
         cond: Conditioning,
-        *,
-        steps: int | None,
-        guidance_scale: float | None,
-        negative_prompt: str,
-        sampler: str | None,
-        callback: Callback | None,
-        timings: dict[str, float],
         task: str,
+        timings: dict[str, float],
+        **how: Unpack[Sampling],
     ) -> list[LatentFilm]:
         """Noise to latents under ``cond``; the one place where the sampler runs."""
         plan, defaults = plans[0], self.defaults
-        steps = int(_number("steps", defaults.steps if steps is None else steps, 1, 1000))
-        scale = _number(
-            "guidance_scale", defaults.guidance_scale if guidance_scale is None else guidance_scale, 0.0, 100.0
-        )
-        name = defaults.sampler if sampler is None else sampler
+        said, callback = {key: value for key, value in how.items() if value is not None}, how.get("callback")
+        negative_prompt = how.get("negative_prompt") or ""
+        steps = int(_number("steps", said.get("steps", defaults.steps), 1, 1000))
+        scale = _number("guidance_scale", said.get("guidance_scale", defaults.guidance_scale), 0.0, 100.0)
+        name = str(said.get("sampler", defaults.sampler))
         if name not in SAMPLERS:
             raise SeedanceError(f"sampler: {name!r} is not one of {', '.join(SAMPLERS)}")
         started = time.perf_counter()
         cond = cond.to(self.device)
         against = None
         if negative_prompt:
-            said = self._words(replace(plan, script=Script(shots=tuple(Shot(negative_prompt) for _ in plan.frames))))
-            against = cond.with_text(collate([said] * len(plans)).to(self.device))
+            words = self._words(replace(plan, script=Script(shots=tuple(Shot(negative_prompt) for _ in plan.frames))))
+            against = cond.with_text(collate([words] * len(plans)).to(self.device))
         model = samplers.guided(self.transformer, cond, scale=scale, negative=against, dtype=self.dtype)
         noise = flow.noise([p.seed for p in plans], (cond.clean.shape[1], *plan.latent_shape)).to(
             self.device
@@ -570,9 +567,9 @@ class Seedance:
 
     @torch.no_grad()
     def encode(self, video: Video, script_or_prompt: Script | str | dict[str, Any]) -> LatentFilm:
-        """Turns any video into a film state to re-take or extend: each shot between ``video.cuts`` is encoded on its own.
+        """Turns a video into a film state to re-take or extend: each shot between ``video.cuts`` is encoded alone.
 
-        The video is taken at its own size, which must be a multiple of 16, and rate; ``script_or_prompt`` has one shot per stretch.
+        The video is taken at its own rate and size, multiples of 16; ``script_or_prompt`` has one shot per stretch.
         """
         script = read_script(script_or_prompt)
         total, height, width, _ = video.frames.shape
@@ -591,7 +588,7 @@ class Seedance:
         return LatentFilm(torch.cat(pieces, dim=1), plan, dict(video.record or {}))
 
     def _encode_frames(self, frames: np.ndarray) -> Tensor:
-        """One shot, uint8 (n, H, W, 3) -> normalised latents (C, t, h, w); the last frame is held to fill the last latent."""
+        """One shot, uint8 (n, H, W, 3) -> normalised latents (C, t, h, w); the last frame is held to fill up."""
         short = fit_frames(len(frames)) - len(frames)
         pixels = torch.from_numpy(np.concatenate([frames, np.repeat(frames[-1:], short, axis=0)]))
         x = pixels.to(self.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1  # (1, 3, T, H, W)
@@ -606,9 +603,14 @@ class Seedance:
         spoken = [f"{shot.caption}. {shot.camera}" if shot.camera else shot.caption for shot in script.shots]
         states = [s.float().cpu() for s in self.text_encoder.encode_list([*([shared] if shared else []), *spoken])]
         return Conditioning.text_to_video(
-            states[-len(spoken) :], plan.latent_frames, plan.grid, fps=plan.fps, channels=self.transformer.config.channels,
-            caption=states[0] if shared else None, ratio=RATIO_T,
-        )  # fmt: skip
+            states[-len(spoken) :],
+            plan.latent_frames,
+            plan.grid,
+            fps=plan.fps,
+            channels=self.transformer.config.channels,
+            caption=states[0] if shared else None,
+            ratio=RATIO_T,
+        )
 
     def _with_pictures(
         self,
@@ -688,27 +690,22 @@ def make_plan(
     defaults: Defaults,
     *,
     seed: int = 0,
-    height: int | None = None,
-    width: int | None = None,
-    num_frames: int | None = None,
-    fps: float | None = None,
+    **sizes: Unpack[Sizes],
 ) -> Plan:
     """Checks and settles a film's sizes without a model. Arguments as in :meth:`Seedance.__call__`."""
     script = read_script(script_or_prompt)
     notes: list[str] = []
     sides = []
-    for what, side in (
-        ("height", defaults.height if height is None else height),
-        ("width", defaults.width if width is None else width),
-    ):
+    said = {key: value for key, value in sizes.items() if value is not None}
+    for what, side in (("height", said.get("height", defaults.height)), ("width", said.get("width", defaults.width))):
         side = int(_number(what, side, 1, 8192))
         fitted = fit_side(side)
         if fitted != side:
             notes.append(f"{what} {side} is not a multiple of {RATIO_S}; {fitted} is used")
         sides.append(fitted)
-    rate = float(_number("fps", defaults.fps if fps is None else fps, 0.1, 240.0))
-    if num_frames is not None:
-        num_frames = int(_number("num_frames", num_frames, 1, MAX_LATENT_FRAMES * RATIO_T))
+    rate = float(_number("fps", said.get("fps", defaults.fps), 0.1, 240.0))
+    seconds = max(1, round(defaults.seconds * rate))
+    otherwise = int(_number("num_frames", said.get("num_frames", seconds), 1, MAX_LATENT_FRAMES * RATIO_T))
     frames = []
     for number, shot in enumerate(script.shots, start=1):
         if shot.seconds is not None:
@@ -718,11 +715,12 @@ def make_plan(
                     f"shot {number}: {shot.seconds} seconds at {rate:g} fps hold no frame; give at least {1 / rate:.3g}"
                 )
         else:
-            count = num_frames if num_frames is not None else max(1, round(defaults.seconds * rate))
+            count = otherwise
         frames.append(count)
     if (total := sum(latent_frames(n) for n in frames)) > MAX_LATENT_FRAMES:
         raise SeedanceError(
-            f"script: {sum(frames)} frames are {total} latent frames, the limit is {MAX_LATENT_FRAMES}; make several films"
+            f"script: {sum(frames)} frames are {total} latent frames, the limit is {MAX_LATENT_FRAMES}; "
+            "make several films"
         )
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise SeedanceError(f"seed: {seed!r} is not a whole number from 0 to 2^63 - 1")
@@ -909,7 +907,8 @@ def _checked(folder: Path, name: str, files: dict[str, str]) -> Path:
         raise SeedanceError(f"model: {path} is missing; install again or fetch the model again")
     if name in files and (found := sha256_file(path)) != files[name]:
         raise SeedanceError(
-            f"model: {path} is corrupted (SHA-256 {found[:12]}..., expected {files[name][:12]}...); install again or fetch the model again"
+            f"model: {path} is corrupted (SHA-256 {found[:12]}..., expected {files[name][:12]}...); "
+            "install again or fetch the model again"
         )
     return path
 
@@ -923,7 +922,7 @@ def _config(folder: Path, files: dict[str, str]) -> dict[str, Any]:
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
-    """``value`` as a finite number in [low, high], or a SeedanceError that names it; 0 is refused where low is 0 and means a length."""
+    """``value`` as a finite number in [low, high], or a SeedanceError that names it."""
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -2,16 +2,16 @@
 
 Notable choices:
 
-- Stages by share of the run (steps or clock): pictures first, then pictures and clips, then several shots, each stage a mix of buckets
-  with shares and batch sizes of their own (Seedance 1.0, training stages; shares as in Seaweed-7B section 3.3).
-- Every task of the model is in every stage's mix: text, first frame (20-40 %), first and last, extension, shot re-take. One draw per
-  sample picks the mode; the masks come from :func:`seedance.conditioning.given_mask`, as at inference.
+- Stages by share of the run (steps or clock): pictures first, then pictures and clips, then several shots, each stage a
+  mix of buckets with shares and batch sizes of its own (Seedance 1.0, training stages; shares as in Seaweed-7B, 3.3).
+- Every task of the model is in every stage's mix: text, first frame (20-40 %), first and last, extension, shot re-take.
+  One draw per sample picks the mode; the masks come from :func:`seedance.conditioning.given_mask`, as at inference.
 - A batch is gathered from memory by index (:class:`seedance.training.latents.Store`): no work per clip in the loop.
-- The auxiliary head predicts the stage's labels per latent cell (in REPA's manner); its weight falls linearly to zero over the run.
+- The auxiliary head predicts the stage's labels per latent cell (in REPA's manner); its weight falls linearly to zero.
 - Times are shifted towards noise by the bucket's own number of tokens, as the pipeline shifts by the film's.
-- Everything random in a step comes from the step's number, so a resumed run that is counted in steps ends with the same bits.
-- Sample films use the EMA weights and the cached words of held-out clips, drawn above the clips themselves, in a PNG written with zlib:
-  the training machine needs neither a video library nor the text encoder.
+- Everything random in a step comes from the step's number, so a resumed run counted in steps ends with the same bits.
+- Sample films use the EMA weights and the cached words of held-out clips, drawn above the clips themselves, in a PNG
+  written with zlib: the training machine needs neither a video library nor the text encoder.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class DiTRecipe:
 
     Attributes:
         out: run folder: checkpoints, log.jsonl, samples/, model/.
-        cache: folders that ``task: latents`` fills; a bucket's name stands in one of them.
+        cache: folder, or several, that ``task: latents`` fills; a bucket's name stands in one of them.
         vae: model folder with the VAE the latents come from.
         loop: length, rate, device.
         stages: in order; the last ends at 1.
@@ -97,7 +97,7 @@ class DiTRecipe:
 
     task: str
     out: Path
-    cache: tuple[Path, ...]
+    cache: str | list[str]
     vae: Path
     loop: LoopConfig
     stages: tuple[Stage, ...]
@@ -174,7 +174,11 @@ class Objective(nn.Module):
         with torch.autocast(device.type, enabled=False):
             noisy = flow.interpolate(x0, eps, times).to(dtype)
             aux_weight = recipe.aux_weight * max(0.0, 1 - task.share)
-            wanted = {name: task.batch.labels[name] for name in self.transformer.config.aux_labels if name in task.batch.labels}
+            wanted = {
+                name: task.batch.labels[name]
+                for name in self.transformer.config.aux_labels
+                if name in task.batch.labels
+            }
             if wanted and aux_weight > 0:
                 v, logits = self.transformer(noisy, times, cond, labels_out=True)
             else:
@@ -244,16 +248,18 @@ class Feeder:
         self.recipe, self.device, self.processes = recipe, device, processes
         self.buckets: dict[str, Bucket] = {}
         self.folders: dict[str, Path] = {}
-        for folder in recipe.cache:
+        for folder in [recipe.cache] if isinstance(recipe.cache, str) else recipe.cache:
             found = read_buckets(folder)
             self.buckets |= found
-            self.folders |= dict.fromkeys(found, folder)
+            self.folders |= dict.fromkeys(found, Path(folder))
         self.share_of_clock = 0.0
         self.stores: dict[str, Store] = {}
         named = {share.bucket for stage in recipe.stages for share in stage.mix}
         missing = sorted(named - set(self.buckets))
         if missing:
-            raise SeedanceError(f"stages: the cache has no bucket {', '.join(missing)}; it has {', '.join(self.buckets)}")
+            raise SeedanceError(
+                f"stages: the cache has no bucket {', '.join(missing)}; it has {', '.join(self.buckets)}"
+            )
         self.named = sorted(named)
         self.refresh()
 
@@ -298,7 +304,7 @@ class Feeder:
 
 
 def train_dit(recipe: DiTRecipe) -> Path:
-    """Trains, resuming where an earlier run of the same folder stopped, and exports the EMA weights. Returns the model folder."""
+    """Trains, resuming what an earlier run in ``out`` left, and exports the EMA weights. Returns the model folder."""
     out = recipe.out
     keep_buffers_on_the_heap()
     out.mkdir(parents=True, exist_ok=True)
@@ -318,6 +324,7 @@ def train_dit(recipe: DiTRecipe) -> Path:
     objective = Objective(transformer, recipe)
     groups = mup.param_groups(transformer, 1.0, weight_decay=recipe.loop.weight_decay)
     watcher = Watcher(recipe, feeder, vae.to(device), transformer, log)
+
     def count(task: Task) -> tuple[int, float]:
         shape = tuple(task.batch.latents.shape[2:])
         tokens = task.batch.cond.text.shape[1]
@@ -333,7 +340,7 @@ def train_dit(recipe: DiTRecipe) -> Path:
 
 
 def keep_buffers_on_the_heap() -> None:
-    """Tells glibc not to map and unmap every large tensor: page faults are a fifth of a CPU step otherwise. Harmless elsewhere."""
+    """Tells glibc not to map and unmap every large tensor: page faults are a fifth of a CPU step otherwise."""
     if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(-4, 0)  # M_MMAP_MAX
@@ -369,7 +376,13 @@ class Watcher:
         losses = {f"eval_{name}": evaluate(self.copy, store, self.recipe) for name, store in self.feeder.stores.items()}
         name = self.recipe.sample_bucket or self.recipe.stages[-1].mix[0].bucket
         if name in self.feeder.stores:
-            draw_samples(self.copy, self.vae, self.feeder.stores[name], self.recipe, self.recipe.out / "samples" / f"step-{progress.step:07d}")
+            draw_samples(
+                self.copy,
+                self.vae,
+                self.feeder.stores[name],
+                self.recipe,
+                self.recipe.out / "samples" / f"step-{progress.step:07d}",
+            )
         export(self.recipe, self.copy, self.vae, self.feeder, progress, losses)
         self.looked = time.monotonic()
         self.log.write(event="look", step=progress.step, **losses, look_seconds=self.looked - started)
@@ -397,7 +410,7 @@ def evaluate(transformer: VideoDiT, store: Store, recipe: DiTRecipe) -> float:
 
 @torch.no_grad()
 def draw_samples(transformer: VideoDiT, vae: VideoVAE, store: Store, recipe: DiTRecipe, target: Path) -> None:
-    """Films under the words of held-out clips, each above the clip itself: ``target``.png, and .mp4 where ``films`` is set."""
+    """Films under the words of held-out clips, each above the clip itself: a PNG, and an mp4 where ``films`` is set."""
     index = torch.arange(min(recipe.samples, recipe.eval_clips, len(store)))
     batch = store.batch(index, torch.zeros(len(index), dtype=torch.long))
     defaults = Defaults(**recipe.defaults)
@@ -419,22 +432,31 @@ def draw_samples(transformer: VideoDiT, vae: VideoVAE, store: Store, recipe: DiT
     if recipe.films:
         from shots.video import VideoWriter
 
-        sheet = np.concatenate([np.concatenate(list(frames[i : i + 2]), axis=1) for i in range(0, len(frames), 2)], axis=2)
-        with VideoWriter(target.with_suffix(".mp4"), fps=store.fps, height=sheet.shape[1], width=sheet.shape[2]) as writer:
+        sheet = np.concatenate(
+            [np.concatenate(list(frames[i : i + 2]), axis=1) for i in range(0, len(frames), 2)], axis=2
+        )
+        with VideoWriter(
+            target.with_suffix(".mp4"), fps=store.fps, height=sheet.shape[1], width=sheet.shape[2]
+        ) as writer:
             writer.write(sheet)
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
     """An RGB picture, uint8 (H, W, 3), with nothing but zlib."""
     height, width, _ = pixels.shape
-    rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1)  # filter 0 before every row
+    rows = np.concatenate(
+        [np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1
+    )  # filter 0 before every row
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows.tobytes(), 6)) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows.tobytes(), 6))
+        + chunk(b"IEND", b"")
     )
 
 
@@ -454,17 +476,24 @@ def device_name(device: torch.device) -> str:
 
 
 def export(
-    recipe: DiTRecipe, transformer: VideoDiT, vae: VideoVAE, feeder: Feeder, progress: Progress, losses: dict[str, float]
+    recipe: DiTRecipe,
+    transformer: VideoDiT,
+    vae: VideoVAE,
+    feeder: Feeder,
+    progress: Progress,
+    losses: dict[str, float],
 ) -> Path:
     """The model folder of a run, with the facts for its card in ``training.json``."""
     facts = {
         "recipe": json.loads(json.dumps(asdict(recipe), default=str)),
         "buckets": {name: asdict(bucket) for name, bucket in feeder.buckets.items()},
         "steps": progress.step, "clips_seen": progress.samples, "seconds": round(progress.seconds), "losses": losses,
-        "device": device_name(next(transformer.parameters()).device), "parameters": sum(p.numel() for p in transformer.parameters()),
+        "device": device_name(next(transformer.parameters()).device),
+        "parameters": sum(p.numel() for p in transformer.parameters()),
     }  # fmt: skip
     defaults = Defaults(**{"shift": recipe.shift, "shift_tokens": recipe.shift_tokens, **recipe.defaults})
     return save_model(
         recipe.out / "model", vae, transformer, defaults=defaults, vocabulary=vocabulary(feeder.folders),
-        text_encoder=recipe.text_encoder, dtype=torch.bfloat16, extra={"training.json": json.dumps(facts, indent=1) + "\n"},
+        text_encoder=recipe.text_encoder, dtype=torch.bfloat16,
+        extra={"training.json": json.dumps(facts, indent=1) + "\n"},
     )  # fmt: skip

@@ -2,15 +2,15 @@
 
 Notable choices:
 
-- Two passes that may run at different times. *Frames* (worker processes, needs no model) writes uint8 shards; *latents* (needs the VAE
-  and the text encoder) turns each into latents, labels and token states. Rendering can so begin before the VAE is trained, and the
-  trainer may start while shards are still arriving.
-- A bucket is one size: every clip in it has the same frames per shot, so a shard is a stack of tensors and a training batch is four
-  gathers, with no work per clip.
+- Two passes that may run at different times. *Frames* (worker processes, needs no model) writes uint8 shards; *latents*
+  (needs the VAE and the text encoder) turns each into latents, labels and token states. Drawing can so begin before the
+  VAE is trained, and the trainer may start while shards are still arriving.
+- A bucket is one size: every clip in it has the same frames per shot, so a shard is a stack of tensors and a training
+  batch is a few gathers.
 - Each shot is encoded on its own, as the pipeline decodes it.
-- Captions come in several wordings; equal captions are encoded once per shard, and token states are stored flat with an index.
-- The fingerprint (encoder half of the VAE, text encoder, stage version, sizes) is stored with the cache. A cache that does not fit the
-  run is refused by name: silently training on the latents of another VAE costs a night.
+- Captions come in several wordings; equal captions are encoded once per shard, token states stored flat with an index.
+- The fingerprint (encoder half of the VAE, text encoder, stage version) is stored with the cache. A cache that does not
+  fit the run is refused by name: silently training on the latents of another VAE costs a night.
 """
 
 from __future__ import annotations
@@ -217,19 +217,22 @@ def _clips(job: _Job) -> Iterator[tuple[Clip, list[Words]]]:
         )  # fmt: skip
         said = [drawn.clip(random.Random(f"words-{seed}-{wording}")) for wording in range(bucket.wordings)]
         # One shot is its own caption, as a plain prompt is at inference.
-        yield said[0], [Words(c.caption if bucket.shots > 1 else "", tuple(shot.caption for shot in c.shots)) for c in said]
+        yield (
+            said[0],
+            [Words(c.caption if bucket.shots > 1 else "", tuple(shot.caption for shot in c.shots)) for c in said],
+        )
 
 
 def _write_frames(path: Path, bucket: Bucket, clips: Sequence[tuple[Clip, list[Words]]]) -> None:
     """Stacks clips of one size into a file, written whole or not at all."""
     for clip, _ in clips:
         lengths = [shot.end - shot.start for shot in clip.shots]
-        if clip.frames is None or tuple(clip.frames.shape[:3]) != (bucket.frames * bucket.shots, bucket.height, bucket.width) or any(
-            n != bucket.frames for n in lengths
-        ):  # fmt: skip
+        size = (bucket.frames * bucket.shots, bucket.height, bucket.width)
+        if clip.frames is None or tuple(clip.frames.shape[:3]) != size or set(lengths) != {bucket.frames}:
             found = "no frames" if clip.frames is None else f"{tuple(clip.frames.shape)} in shots of {lengths}"
             raise SeedanceError(
-                f"bucket {bucket.name}: clip {clip.source!r} has {found}; it needs {bucket.shots} shots of {bucket.frames} frames"
+                f"bucket {bucket.name}: clip {clip.source!r} has {found}; "
+                f"it needs {bucket.shots} shots of {bucket.frames} frames at {bucket.height} x {bucket.width}"
             )
     stacks = {
         "frames": torch.stack([clip.frames for clip, _ in clips if clip.frames is not None])
@@ -298,16 +301,20 @@ def check_fingerprint(folder: str | Path, expected: dict[str, str]) -> None:
     differ = [key for key in expected if found.get(key) != expected[key]]
     if differ:
         raise SeedanceError(
-            f"cache: {folder} was made with another {', '.join(differ)}; delete its latents-*.safetensors and cache.json, or name another folder"
+            f"cache: {folder} was made with another {', '.join(differ)}; "
+            "delete its latents-*.safetensors and cache.json, or name another folder"
         )
 
 
 @torch.no_grad()
 def encode_frames(
-    folder: str | Path, buckets: Sequence[Bucket], vae: VideoVAE, text_encoder: TextEncoder, *, batch: int = 16, keep_frames: bool = True,
+    folder: str | Path, buckets: Sequence[Bucket], vae: VideoVAE, text_encoder: TextEncoder, *,
+    batch: int = 16, keep_frames: bool = True,
     until: Callable[[], bool] = lambda: False, report: Callable[..., None] = lambda **_: None,
 ) -> int:  # fmt: skip
-    """Encodes every frame shard that has no latents yet. Returns the clips encoded. Arguments as in :func:`build_frames`.
+    """Encodes every frame shard that has no latents yet. Returns the clips encoded.
+
+    Other arguments as in :func:`build_frames`.
 
     Args:
         batch: clips the VAE sees at once.
@@ -352,8 +359,8 @@ def encode_words(words: list[list[dict[str, Any]]], text_encoder: TextEncoder) -
     """Token states of N clips in W wordings each, every distinct caption encoded once.
 
     Returns:
-        text (M, D) float16: states of all tokens; text_index (N, W, L) int32: rows of ``text`` of each clip and wording, -1 for padding;
-        text_shot (N, W, L) int8: 0 global caption, k the k-th shot, -1 padding.
+        text (M, D) float16: states of all tokens; text_index (N, W, L) int32: rows of ``text`` per clip and wording,
+        -1 for padding; text_shot (N, W, L) int8: 0 global caption, k the k-th shot, -1 padding.
     """
     captions = sorted({c for clip in words for w in clip for c in (w["caption"], *w["shots"]) if c})
     states = [state.to(torch.float16).cpu() for state in text_encoder.encode_list(captions)]
@@ -405,7 +412,7 @@ class Store:
 
     Attributes:
         latents: (N, C, t, h, w) bfloat16. labels: name -> (N, t, h, w) int8.
-        text: per shard (M, D) float16. On the CPU these are maps of the files, which the system may drop and read again.
+        text: per shard (M, D) float16. On the CPU these map the files, and memory can be given back.
         text_index: (N, W, L) int32 rows of the clip's shard of ``text``. text_shot: (N, W, L) int8. shard: (N,).
         shot, seconds: (t,), the same for every clip.
     """
@@ -436,7 +443,9 @@ class Store:
             shard = load_file(path)
             if tuple(shard["latents"].shape[2:]) != bucket.latent_shape:
                 found = tuple(shard["latents"].shape[2:])
-                raise SeedanceError(f"cache: {path} holds latents {found}, bucket {bucket.name} is {bucket.latent_shape}")
+                raise SeedanceError(
+                    f"cache: {path} holds latents {found}, bucket {bucket.name} is {bucket.latent_shape}"
+                )
             shards.append(shard)
         store = cls(bucket.name, bucket.shot_latents, bucket.fps)
         store._join(before, shards)
@@ -444,7 +453,7 @@ class Store:
         return store
 
     def _join(self, before: Store | None, shards: Sequence[dict[str, Tensor]]) -> None:
-        """Clips of ``before``, then those of ``shards``; a file keeps its place, so index 0 stays in the first shard."""
+        """Clips of ``before``, then those of ``shards``: a clip keeps its number."""
         old = before if before is not None and len(before) else None
         device = old.latents.device if old is not None else torch.device("cpu")
         names = set.intersection(*({k.removeprefix("labels.") for k in s if k.startswith("labels.")} for s in shards))
@@ -526,7 +535,7 @@ class LatentsRecipe:
         buckets: name -> keys of :class:`Bucket`.
         vae: model folder with the trained VAE; None draws frames only, so that drawing can begin before there is a VAE.
         text_encoder: name or folder; None is the shipped one.
-        workers: drawing processes. niceness: added to theirs. shard_clips: clips in a file. batch: clips encoded at once.
+        workers: drawing processes. niceness: added to theirs. shard_clips: clips in a file. batch: encoded at once.
         draw: False encodes the frames there are and draws none.
         follow: keep encoding until every shard is there, while another process draws.
         keep_frames: whether frame shards stay once encoded.
