@@ -85,7 +85,9 @@ class Conditioning:
             caption: (n, D) states of the global caption, if the script has one.
         """
         if len(captions) != len(frames) or not captions:
-            raise SeedanceError(f"frames: {len(frames)} shots, but captions has {len(captions)}; give one of each per shot, at least one")
+            raise SeedanceError(
+                f"frames: {len(frames)} shots, but captions has {len(captions)}; give one of each per shot, at least one"
+            )
         groups = ([] if caption is None else [caption]) + list(captions)
         text, text_shot = join_text(groups, list(range(0 if caption is not None else 1, len(captions) + 1)))
         shot, seconds = shot_times(frames, fps, ratio)
@@ -121,7 +123,9 @@ class Conditioning:
         """Extension: ``leading`` (B, C, k, h, w) with k < t are the first k latent frames, the rest is to be made."""
         k = leading.shape[2]
         if not 1 <= k < self.frames:
-            raise SeedanceError(f"leading has {k} latent frames; a film of {self.frames} can be extended from 1 to {self.frames - 1}")
+            raise SeedanceError(
+                f"leading has {k} latent frames; a film of {self.frames} can be extended from 1 to {self.frames - 1}"
+            )
         placed = {i: leading[:, :, i] for i in range(k)}
         return self.given(self._placed(placed), given_mask("extend", self.shot, leading=k))
 
@@ -154,7 +158,10 @@ class Conditioning:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Conditioning:
         """Moves all tensors; ``dtype`` applies to latents and text states only (masks, ids and seconds keep theirs)."""
-        moved = {f.name: getattr(self, f.name).to(device) if device is not None else getattr(self, f.name) for f in fields(self)}
+        moved = {
+            f.name: getattr(self, f.name).to(device) if device is not None else getattr(self, f.name)
+            for f in fields(self)
+        }
         if dtype is not None:
             moved |= {"clean": moved["clean"].to(dtype), "text": moved["text"].to(dtype)}
         return Conditioning(**moved)
@@ -175,7 +182,9 @@ def collate(films: Sequence[Conditioning]) -> Conditioning:
     """Joins films of one latent size into a batch; shorter texts are padded with hidden tokens (``text_shot`` -1)."""
     sizes = {tuple(f.clean.shape[1:]) for f in films}
     if len(sizes) != 1:
-        raise SeedanceError(f"films: a batch needs one latent size, got {sorted(sizes)}; sort films into buckets of one size")
+        raise SeedanceError(
+            f"films: a batch needs one latent size, got {sorted(sizes)}; sort films into buckets of one size"
+        )
     longest = max(f.text.shape[1] for f in films)
     films = [pad_text(f, longest) for f in films]
     return Conditioning(**{f.name: torch.cat([getattr(film, f.name) for film in films]) for f in fields(Conditioning)})
@@ -206,7 +215,9 @@ def shot_times(frames: Sequence[int], fps: float, ratio: int = 4) -> tuple[Tenso
     A shot of n latent frames holds 1 + ratio (n - 1) pixel frames; latent frame i carries the time of the last pixel frame it holds.
     """
     if fps <= 0 or any(n < 1 for n in frames):
-        raise SeedanceError(f"fps {fps} and frames {list(frames)}: fps must be above 0 and every shot needs a latent frame")
+        raise SeedanceError(
+            f"fps {fps} and frames {list(frames)}: fps must be above 0 and every shot needs a latent frame"
+        )
     shot = torch.cat([torch.full((n,), k + 1, dtype=torch.long) for k, n in enumerate(frames)])
     seconds, start = [], 0
     for n in frames:
@@ -215,7 +226,9 @@ def shot_times(frames: Sequence[int], fps: float, ratio: int = 4) -> tuple[Tenso
     return shot, torch.cat(seconds).float()
 
 
-def given_mask(mode: Mode, shot: Tensor, *, leading: int | Tensor = 1, shots: Sequence[int] | Tensor | None = None) -> Tensor:
+def given_mask(
+    mode: Mode, shot: Tensor, *, leading: int | Tensor = 1, shots: Sequence[int] | Tensor | None = None
+) -> Tensor:
     """Which latent frames a mode gives: (B, t) float mask for the shot ids ``shot`` (B, t).
 
     Args:

@@ -92,7 +92,9 @@ class DiTConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> DiTConfig:
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
-            raise SeedanceError(f"DiTConfig has no {', '.join(unknown)}; it has {', '.join(f.name for f in fields(cls))}")
+            raise SeedanceError(
+                f"DiTConfig has no {', '.join(unknown)}; it has {', '.join(f.name for f in fields(cls))}"
+            )
         window = values.get("window", cls.window)
         return cls(**{**values, "window": tuple(window) if window is not None else None})
 
@@ -214,7 +216,9 @@ def _attend_products(q: Tensor, sets: tuple[Keys, ...]) -> Tensor:
     out: Tensor | None = None
     for s, weight in zip(sets, weights.split([s.k.shape[3] for s in sets], -1), strict=True):
         groups = s.k.shape[2]
-        part = torch.bmm(weight.reshape(b * h * groups, g * m // groups, -1), s.v.reshape(b * h * groups, -1, d)).view(b, h, g, m, d)
+        part = torch.bmm(weight.reshape(b * h * groups, g * m // groups, -1), s.v.reshape(b * h * groups, -1, d)).view(
+            b, h, g, m, d
+        )
         out = part if out is None else out + part
     assert out is not None
     return out
@@ -231,11 +235,14 @@ def _attend_fused(q: Tensor, sets: tuple[Keys, ...]) -> Tensor:
     bias = None
     if any(s.bias is not None for s in sets):
         parts = [
-            (q.new_zeros(1) if s.bias is None else s.bias).expand(b, 1, g, _rows(sets, m), s.k.shape[3]).transpose(1, 2) for s in sets
+            (q.new_zeros(1) if s.bias is None else s.bias).expand(b, 1, g, _rows(sets, m), s.k.shape[3]).transpose(1, 2)
+            for s in sets
         ]
         bias = torch.cat(parts, -1).flatten(0, 1)  # (BG, 1, M or 1, sum L)
         bias = bias.expand(-1, h, m, -1)
-    out = F.scaled_dot_product_attention(grouped(q).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), attn_mask=bias, scale=1.0)
+    out = F.scaled_dot_product_attention(
+        grouped(q).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), attn_mask=bias, scale=1.0
+    )
     return out.view(b, g, h, m, d).transpose(1, 2)
 
 
@@ -271,7 +278,9 @@ class Stream(nn.Module):
         """Six vectors (B, t, 1, D): scale, shift, gate of attention, then of the MLP; from the shared (B, t, 6, D)."""
         return (shared + self.table.to(shared.dtype)).unsqueeze(3).unbind(2)
 
-    def heads_of(self, x: Tensor, scale: Tensor, shift: Tensor, tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def heads_of(
+        self, x: Tensor, scale: Tensor, shift: Tensor, tables: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """q (scaled), k, v: (B, H, N, d) of the normalised, modulated tokens."""
         b, t, s, _ = x.shape
         qkv = self.qkv(_ModulatedNorm.apply(x, scale, shift)).view(b, t * s, 3, self.heads, self.head_dim)
@@ -279,7 +288,9 @@ class Stream(nn.Module):
         qk, v = _HeadsNormRotate.apply(qkv, gain[:, None, None, None], *tables)
         return qk[0], qk[1], v
 
-    def finish(self, x: Tensor, attended: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, gate_mlp: Tensor) -> Tensor:
+    def finish(
+        self, x: Tensor, attended: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, gate_mlp: Tensor
+    ) -> Tensor:
         """Residual of the attended tokens (B, H, N, d), then the gated SwiGLU."""
         merged = attended.transpose(1, 2).reshape(x.shape)  # (B, t, s, D)
         x = torch.addcmul(x, gate, self.attn_out(merged))
@@ -318,7 +329,9 @@ class SpatialLayer(nn.Module):
         text_q, text_k, text_v = text_stream.heads_of(text, text_scale, text_shift, ctx.text_tables)  # (B, H, N, d)
         frames = (*q.shape[:2], t, s, q.shape[-1])
         seen = attend(
-            q.view(frames), Keys(k.view(frames), v.view(frames)), Keys(text_k[:, :, None], text_v[:, :, None], ctx.visual_to_text)
+            q.view(frames),
+            Keys(k.view(frames), v.view(frames)),
+            Keys(text_k[:, :, None], text_v[:, :, None], ctx.visual_to_text),
         )  # (B, H, t, s, d)
         x = self.visual.finish(x, seen.flatten(2, 3), *rest)
         if last:  # nothing reads the text afterwards
@@ -536,7 +549,10 @@ class VideoDiT(nn.Module):
         clean = cond.clean.to(noisy.dtype)
         kept = given[:, None, :, None, None]
         channels = torch.cat([torch.where(kept, clean, noisy), clean], 1)  # (B, 2C, t, h, w)
-        features = [channels.permute(0, 2, 3, 4, 1).reshape(b, t, h * w, 2 * c), kept.to(noisy.dtype).reshape(b, t, 1, 1).expand(b, t, h * w, 1)]
+        features = [
+            channels.permute(0, 2, 3, 4, 1).reshape(b, t, h * w, 2 * c),
+            kept.to(noisy.dtype).reshape(b, t, 1, 1).expand(b, t, h * w, 1),
+        ]
         if self.config.bands:
             features.append(place_features(cond.shot, cond.seconds, (h, w), self.config.bands, noisy.dtype))
         return self.visual_in(torch.cat(features, -1))  # (B, t, s, D)
@@ -553,7 +569,9 @@ class VideoDiT(nn.Module):
             visual = visual + self.text_pool(mean) * reads.amax(-1, keepdim=True)
         return visual, text
 
-    def _context(self, times: Tensor, given: Tensor, cond: Conditioning, states: Tensor, grid: tuple[int, int]) -> Context:
+    def _context(
+        self, times: Tensor, given: Tensor, cond: Conditioning, states: Tensor, grid: tuple[int, int]
+    ) -> Context:
         config, dtype = self.config, states.dtype
         b, t = times.shape
         s = grid[0] * grid[1]
@@ -599,14 +617,18 @@ class VideoDiT(nn.Module):
         total += (t + 1) * (256 * dim + dim * dim + 6 * dim * dim) + t * 2 * dim * dim
         total += t * config.text_dim * dim * config.pooled_text
         total += config.spatial_layers * ((cells + n) * stream + 2 * dim * (cells * (s + n) + n * (cells + n)))
-        total -= min(config.spatial_layers, 1) * n * (stream - 3 * dim * dim + 2 * dim * (cells + n))  # the last one's text stops at QKV
+        total -= (
+            min(config.spatial_layers, 1) * n * (stream - 3 * dim * dim + 2 * dim * (cells + n))
+        )  # the last one's text stops at QKV
         total += config.temporal_layers * (cells * stream + 2 * dim * cells * (t * wh * ww))
         return 2 * total
 
 
 def layer_order(spatial: int, temporal: int) -> list[str]:
     """Kinds of the layers from the input up: alternating, spatial first; the more numerous kind is spread evenly."""
-    places = [((i + 0.5) / spatial, 0, "spatial") for i in range(spatial)] + [((i + 0.5) / temporal, 1, "temporal") for i in range(temporal)]
+    places = [((i + 0.5) / spatial, 0, "spatial") for i in range(spatial)] + [
+        ((i + 0.5) / temporal, 1, "temporal") for i in range(temporal)
+    ]
     return [kind for _, _, kind in sorted(places)]
 
 

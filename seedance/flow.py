@@ -26,8 +26,10 @@ Per = Literal["film", "shot", "frame"]
 
 def _over_frames(t: Tensor, like: Tensor) -> Tensor:
     """(), (B,) or (B, t) times, shaped to broadcast over latents (B, C, t, h, w)."""
-    if t.ndim < 2:
-        return t.reshape(-1, 1, 1, 1, 1).to(like)
+    if t.ndim == 0:
+        return t.to(like)
+    if t.ndim == 1:
+        return t[:, None, None, None, None].to(like)
     return t[:, None, :, None, None].to(like)
 
 
@@ -100,7 +102,9 @@ def noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     return torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds])
 
 
-def flow_loss(predicted: Tensor, x0: Tensor, eps: Tensor, given: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+def flow_loss(
+    predicted: Tensor, x0: Tensor, eps: Tensor, given: Tensor | None = None, weight: Tensor | None = None
+) -> Tensor:
     """Mean squared error of the velocity over the latent frames to be made, in float32.
 
     Args:

@@ -81,7 +81,9 @@ def _phased(film: Film, phase: float) -> Positions:
     """Film time plus ``phase`` per shot; a caption is a point in time, at its shot's phase, on the diagonal before the picture."""
     moment = film.time + phase * (film.shot - 1)  # (B, t)
     zero = torch.zeros_like(moment)
-    length = torch.stack([(film.text_shot == k).sum(1) for k in range(int(film.text_shot.max().clamp(min=0)) + 1)], dim=1)
+    length = torch.stack(
+        [(film.text_shot == k).sum(1) for k in range(int(film.text_shot.max().clamp(min=0)) + 1)], dim=1
+    )
     behind = text_index(film.text_shot) - length.gather(1, film.text_shot.clamp(min=0))  # (B, N): -n .. -1
     belongs = film.text_shot[:, :, None] == film.shot[:, None, :]  # (B, N, t)
     first = torch.where(belongs, moment[:, None, :], torch.inf).amin(-1)  # (B, N) where the caption's shot begins

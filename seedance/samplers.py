@@ -7,8 +7,9 @@ Notable choices:
 
 - Time on the flow is the only variable: no sigmas, no alphas. All samplers go through :func:`step`, which takes the data prediction x0 and
   moves along the interpolation, adding fresh noise when asked.
-- The second-order sampler is DPM-Solver++(2M) (https://arxiv.org/abs/2211.01095) written in flow form, lambda = log((1 - t) / t): one network
-  call per step. Its first step, from pure noise, and its last, to t = 0, are first-order, where lambda is infinite.
+- The second-order sampler is the two-step Adams-Bashforth method on the velocity: one network call per step. DPM-Solver++(2M)
+  (https://arxiv.org/abs/2211.01095) in flow form was tried first: its variable, log((1 - t) / t), is infinite at both ends, it fell short of second
+  order on exact flows (1.8), and its error at 8 to 128 steps was up to several times larger there. A change for the better needs such a figure.
 - The SDE sampler has the flow's marginals at every noise level (the family of Flow-GRPO, https://arxiv.org/abs/2505.05470); each step is
   Gaussian with a known mean and standard deviation, as alignment needs.
 - Guidance runs both branches in one batch. Given frames are the model's own business: it never reads their noise, and :func:`guided`
@@ -81,17 +82,15 @@ def euler(model: Model, x: Tensor, times: Tensor, callback: Callback | None = No
 
 
 def multistep(model: Model, x: Tensor, times: Tensor, callback: Callback | None = None) -> Tensor:
-    """DPM-Solver++(2M): the film prediction is extrapolated from the last two; second order in the step."""
-    before: tuple[float, Tensor] | None = None  # (lambda, x0) of the step before
+    """Two-step Adams-Bashforth with uneven steps: the velocity is extrapolated to the step's middle from the last two."""
+    before: tuple[float, Tensor] | None = None  # (length, velocity) of the step before
     for i, (t, s) in enumerate(_pairs(times)):
-        x0 = _film(model, x, t)
-        now, then = _log_snr(t), _log_snr(s)
-        guess = x0
-        if before is not None and math.isfinite(before[0]) and math.isfinite(then):
-            ratio = (now - before[0]) / (then - now)
-            guess = x0 + (x0 - before[1]) / (2 * ratio)
-        x = step(x, guess, t, s)
-        before = (now, x0)
+        now = _time(t, x)
+        v = model(x, now)
+        ahead = v if before is None else v + (t - s) / (2 * before[0]) * (v - before[1])
+        x0 = flow.predict_x0(x, v, now)
+        x = step(x, flow.predict_x0(x, ahead, now), t, s)
+        before = (t - s, v)
         _tell(callback, i, times, s, x, x0)
     return x
 
@@ -134,7 +133,9 @@ def sde_log_prob(x: Tensor, reached: Tensor, x0: Tensor, t: float, s: float, lev
     """(B,) mean log density per element of ``reached`` under the SDE step from (x, t) to s with film prediction ``x0``."""
     spread = sde_spread(t, s, level)
     if spread <= 0:
-        raise SeedanceError(f"the step from {t} to {s} at level {level} is deterministic and has no density; leave out the last step")
+        raise SeedanceError(
+            f"the step from {t} to {s} at level {level} is deterministic and has no density; leave out the last step"
+        )
     error = (reached - step(x, x0, t, s, spread)).float() / spread
     return (-0.5 * error.square() - math.log(spread) - 0.5 * math.log(2 * math.pi)).flatten(1).mean(1)
 
@@ -147,12 +148,12 @@ def _pairs(times: Tensor) -> list[tuple[float, float]]:
 
 
 def _film(model: Model, x: Tensor, t: float) -> Tensor:
-    time = torch.tensor(t, dtype=x.dtype if x.dtype == torch.float64 else torch.float32, device=x.device)
+    time = _time(t, x)
     return flow.predict_x0(x, model(x, time), time)
 
 
-def _log_snr(t: float) -> float:
-    return math.inf if t <= 0 else -math.inf if t >= 1 else math.log1p(-t) - math.log(t)
+def _time(t: float, x: Tensor) -> Tensor:
+    return torch.tensor(t, dtype=x.dtype if x.dtype == torch.float64 else torch.float32, device=x.device)
 
 
 def _tell(callback: Callback | None, index: int, times: Tensor, s: float, x: Tensor, x0: Tensor) -> None:

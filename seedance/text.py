@@ -43,7 +43,9 @@ _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 class TextEncoder:
     """Frozen text encoder. ``dim`` is the width of its states, ``vocabulary`` words it was exported for (None: all of MiniLM's)."""
 
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer, layers: Sequence[int] = LAYERS, kept_ids: Tensor | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, tokenizer: Tokenizer, layers: Sequence[int] = LAYERS, kept_ids: Tensor | None = None
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.layers = tuple(layers)
         self.kept_ids = kept_ids
@@ -53,7 +55,9 @@ class TextEncoder:
         self._row: Tensor | None = None
         if kept_ids is not None:
             unknown = tokenizer.token_to_id("[UNK]")
-            self._row = torch.full((tokenizer.get_vocab_size(),), int((kept_ids == unknown).nonzero()[0]), dtype=torch.long)
+            self._row = torch.full(
+                (tokenizer.get_vocab_size(),), int((kept_ids == unknown).nonzero()[0]), dtype=torch.long
+            )
             self._row[kept_ids] = torch.arange(len(kept_ids))
         self.dim = model.config.hidden_size * len(self.layers)
 
@@ -84,7 +88,9 @@ class TextEncoder:
         kept = tensors.pop(_KEPT, None)
         settings["vocab_size"] = len(kept) if kept is not None else settings["vocab_size"]
         if max(layers) > settings["num_hidden_layers"] or min(layers) < 1:
-            raise SeedanceError(f"layers {tuple(layers)}: the text encoder in {folder} has layers 1 to {settings['num_hidden_layers']}")
+            raise SeedanceError(
+                f"layers {tuple(layers)}: the text encoder in {folder} has layers 1 to {settings['num_hidden_layers']}"
+            )
         settings["num_hidden_layers"] = max(layers)
         bert = transformers()
         # transformers keeps the table's row of padding at id 0, which a cut table keeps at row 0 too.
