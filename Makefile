@@ -12,7 +12,7 @@ FILM := outputs/three_shots.mp4
 help:
 	@echo "make render   make the environment, render an example film and print its path"
 	@echo "make test     make the environment, check the code and run the tests"
-	@echo "make bench    measure, and rewrite the table of figures in the README"
+	@echo "make bench    measure, and rewrite the table of figures in the README (ONLY=name for some)"
 	@echo "make clean    remove the environment and everything that was made"
 
 $(BIN)/python:
@@ -42,7 +42,7 @@ test: lint
 	@$(BIN)/pytest
 
 bench: $(VENV)/.developing
-	@$(BIN)/python -m tests.benchmarks.run
+	@$(BIN)/python -m tests.benchmarks.run $(if $(ONLY),--only $(ONLY))
 
 clean:
 	rm -rf $(VENV) outputs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
