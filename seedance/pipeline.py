@@ -831,8 +831,8 @@ def save_model(
 
 
 def load_vae(folder: str | Path) -> VideoVAE:
-    """The VAE of a model folder, or of a folder that holds the VAE alone; float32, on the CPU."""
-    place, files = _component(Path(folder), "vae")
+    """The VAE of a shipped model, of a model folder, or of a folder that holds the VAE alone; float32, on the CPU."""
+    place, files = _component(SHIPPED.get(str(folder), Path(folder)), "vae")
     config = _config(place, files)
     try:
         vae = VideoVAE(VAEConfig(**config))
@@ -843,8 +843,8 @@ def load_vae(folder: str | Path) -> VideoVAE:
 
 
 def load_transformer(folder: str | Path) -> VideoDiT:
-    """The DiT of a model folder, or of a folder that holds the DiT alone; float32, on the CPU."""
-    place, files = _component(Path(folder), "transformer")
+    """The DiT of a shipped model, of a model folder, or of a folder that holds the DiT alone; float32, on the CPU."""
+    place, files = _component(SHIPPED.get(str(folder), Path(folder)), "transformer")
     transformer = VideoDiT(DiTConfig.from_dict(_config(place, files)))
     try:
         load_into(transformer, load_tensors(place, expected_sha256=files), f"the transformer in {place}")
@@ -916,8 +916,9 @@ def _checked(folder: Path, name: str, files: dict[str, str]) -> Path:
 def _config(folder: Path, files: dict[str, str]) -> dict[str, Any]:
     path = _checked(folder, "config.json", files)
     try:
-        return dict(json.loads(path.read_text()))
-    except (TypeError, ValueError) as error:
+        # Names that begin with an underscore are the hub's (_class_name), not ours.
+        return {key: value for key, value in json.loads(path.read_text()).items() if not key.startswith("_")}
+    except (TypeError, ValueError, AttributeError) as error:
         raise SeedanceError(f"model: {path} is not a configuration ({error})") from error
 
 

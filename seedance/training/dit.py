@@ -44,9 +44,10 @@ from seedance.training.loop import LoopConfig, Processes, Progress, run_loop
 from seedance.training.optim import MovingAverage
 from seedance.vae import VideoVAE
 from shots.runtime.checkpoint import latest_checkpoint, load_checkpoint
-from shots.runtime.device import pick_device
+from shots.runtime.device import pick_device, pick_dtype
 from shots.runtime.runlog import RunLog
 
+EVAL_TIMES = (0.2, 0.5, 0.8)
 MODES: tuple[Mode, ...] = ("text", "first", "first_last", "extend", "retake")
 
 
@@ -91,6 +92,7 @@ class DiTRecipe:
         samples: films drawn each time. sample_bucket: their bucket, by default the last stage's first.
         refresh_minutes: between looks for new shards in the cache; 0 never (a run that must repeat to the bit).
         films: also write the samples as mp4, which needs PyAV.
+        checkpointing: trade a second forward pass per layer for memory, for large models.
         text_encoder: name stored in the exported model; None is the shipped one.
         defaults: of the exported model, see :class:`seedance.pipeline.Defaults`.
     """
@@ -118,6 +120,7 @@ class DiTRecipe:
     sample_bucket: str | None = None
     refresh_minutes: float = 2.0
     films: bool = False
+    checkpointing: bool = False
     text_encoder: str | None = None
     defaults: dict[str, Any] = field(default_factory=dict)
 
@@ -321,6 +324,7 @@ def train_dit(recipe: DiTRecipe) -> Path:
         transformer = load_transformer(recipe.init_from)
     else:
         transformer = VideoDiT(DiTConfig.from_dict(recipe.model))
+    transformer.checkpointing = recipe.checkpointing
     objective = Objective(transformer, recipe)
     groups = mup.param_groups(transformer, 1.0, weight_decay=recipe.loop.weight_decay)
     watcher = Watcher(recipe, feeder, vae.to(device), transformer, log)
@@ -391,18 +395,19 @@ class Watcher:
 
 @torch.no_grad()
 def evaluate(transformer: VideoDiT, store: Store, recipe: DiTRecipe) -> float:
-    """Flow loss on the bucket's held-out clips, every clip at five fixed times with fixed noise, from words alone."""
+    """Flow loss on the bucket's held-out clips, every clip at fixed times with fixed noise, from words alone."""
     index = torch.arange(min(recipe.eval_clips, len(store)))
     if not len(index):
         return math.nan
     total, weight = 0.0, 0
+    dtype, _ = pick_dtype(store.latents.device, recipe.loop.dtype)
     for part in index.split(16):
         batch = store.batch(part, torch.zeros(len(part), dtype=torch.long))
         x0 = batch.latents
         eps = flow.noise(part.tolist(), x0.shape[1:]).to(x0)
-        for t in (0.1, 0.3, 0.5, 0.7, 0.9):
+        for t in EVAL_TIMES:
             times = torch.full((len(part), x0.shape[2]), t, device=x0.device)
-            v = transformer(flow.interpolate(x0, eps, times), times, batch.cond)
+            v = transformer(flow.interpolate(x0, eps, times).to(dtype), times, batch.cond)
             total += float(flow.flow_loss(v, x0, eps)) * len(part)
             weight += len(part)
     return total / weight
@@ -415,9 +420,10 @@ def draw_samples(transformer: VideoDiT, vae: VideoVAE, store: Store, recipe: DiT
     batch = store.batch(index, torch.zeros(len(index), dtype=torch.long))
     defaults = Defaults(**recipe.defaults)
     shape = batch.latents.shape
+    dtype, _ = pick_dtype(store.latents.device, recipe.loop.dtype)
     shift = flow.shift_for(math.prod(shape[2:]), base_tokens=recipe.shift_tokens, base_shift=recipe.shift)
     noise = flow.noise(index.tolist(), shape[1:]).to(batch.latents)
-    model = samplers.guided(transformer, batch.cond, scale=defaults.guidance_scale)
+    model = samplers.guided(transformer, batch.cond, scale=defaults.guidance_scale, dtype=dtype)
     made = samplers.multistep(model, noise, samplers.times(defaults.steps, shift=shift))
     lengths = [int(n) for n in torch.bincount(store.shot.cpu())[1:]]
     rows = []

@@ -491,6 +491,11 @@ class Store:
             setattr(self, name, getattr(self, name).to(device))
         self.labels = {name: labels.to(device) for name, labels in self.labels.items()}
         self.text = [text.to(device) for text in self.text]
+        if self.latents.device.type != "cpu" and len(self.text) > 1:  # one gather there instead of one per shard
+            starts = torch.tensor([0, *itertools.accumulate(len(text) for text in self.text[:-1])], device=device)
+            start = starts[self.shard][:, None, None].to(self.text_index.dtype)
+            self.text_index = torch.where(self.text_index >= 0, self.text_index + start, self.text_index)
+            self.text, self.shard = [torch.cat(self.text)], torch.zeros_like(self.shard)
         return self
 
     def batch(self, index: Tensor, wording: Tensor, frames: int | None = None) -> Batch:
