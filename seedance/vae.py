@@ -5,12 +5,12 @@ Seedance 1.0 and Seaweed-7B (section 3.1) give the geometry and the causality; w
 Notable choices:
 - Activations are (B, T, H, W, C). A spatial 3x3 convolution sees frames as a batch, a causal temporal convolution of
   kernel 3 sees rows as a picture of T x HW; both are zero-copy channels_last views, so a CPU runs them in bf16 at full
-  speed (about 400 GFLOP/s a core where a Conv3d of the same reach costs 2.3 times the products).
-- A linear path per latent cell, set to whitened PCA by `init_pca`, runs beside the convolutions, whose last layers start
-  at zero: training starts at the PCA floor. The first frame has its own matrices.
+  speed: about 400 GFLOP/s a core; the full 3x3x3 Conv3d runs as fast but costs 4.5 times the products.
+- A linear path per latent cell, set to whitened PCA by `init_pca`, runs beside the convolutions, whose last layers
+  start at zero: training starts at the PCA floor. The first frame has its own matrices.
 - Changes of size are space(-time)-to-channel moves with a parameter-free residual path (DC-AE, arXiv 2410.10733).
-- Every causal layer leaves its last two frames in an explicit list; the next chunk takes them up. Whole clips run through
-  the same code as chunks, so streaming equals whole-clip to rounding and memory does not grow with the clip.
+- Every causal layer leaves its last two frames in an explicit list; the next chunk takes them up. Whole clips run
+  through the same code as chunks, so streaming equals whole-clip to rounding and memory does not grow with the clip.
 - Before the first frame the temporal convolutions see zeros, which tells them where the clip starts.
 - LayerNorm instead of RMSNorm: torch's fused kernel makes it four times faster in bf16 on CPU, with equal quality.
 - The posterior has a fixed, small standard deviation (`latent_noise`); the KL term is then half the squared mean.
@@ -51,7 +51,9 @@ class VAEConfig:
             object.__setattr__(self, name, value)
             if len(value) != _LEVELS or min(value) < 1:
                 raise SeedanceError(f"vae.{name}: {list(value)} must be {_LEVELS} positive whole numbers, one a level")
-            if name.endswith("widths") and any(8 * fine % coarse for fine, coarse in zip(value, value[1:], strict=False)):
+            if name.endswith("widths") and any(
+                8 * fine % coarse for fine, coarse in zip(value, value[1:], strict=False)
+            ):
                 raise SeedanceError(f"vae.{name}: {list(value)}: each width must divide eight times the one before it")
 
     def to_dict(self) -> dict[str, Any]:
@@ -278,7 +280,7 @@ class VideoVAE(nn.Module):
         self.register_buffer("latent_mean", torch.zeros(2, self.config.channels))
         self.register_buffer("latent_std", torch.ones(2, self.config.channels))
         self._init_weights()
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _init_weights(self) -> None:
         for name, module in self.named_modules():
@@ -339,7 +341,9 @@ class VideoVAE(nn.Module):
             if carry is None:
                 VideoShape(*x.shape[2:]).latent  # noqa: B018
             elif x.shape[2] == 0 or x.shape[2] % RATIO_T:
-                raise SeedanceError(f"chunks: a later chunk has {x.shape[2]} frames; only the first may have 1 + 4n, use 4n")
+                raise SeedanceError(
+                    f"chunks: a later chunk has {x.shape[2]} frames; only the first may have 1 + 4n, use 4n"
+                )
             z, carry = self.encode_chunk(x, carry)
             yield z
 
@@ -371,19 +375,18 @@ class VideoVAE(nn.Module):
 
     def decode_flops(self, shape: LatentShape) -> int:
         """Floating-point operations of `decode` for one clip, a multiply-add as two; matrix products only."""
-        config, positions = self.config, shape.frames * shape.height * shape.width
-        total = positions * config.channels * (config.decoder_widths[-1] + RATIO_T * RATIO_S**2 * 3)
-        return 2 * (total + self._trunk_macs(config.decoder_widths, config.decoder_blocks, shape))
+        config = self.config
+        return 2 * self._macs(config.decoder_widths, config.decoder_blocks, shape)
 
     def encode_flops(self, shape: LatentShape) -> int:
         """Floating-point operations of `encode` for one clip that gives latents of `shape`."""
-        config, positions = self.config, shape.frames * shape.height * shape.width
-        total = positions * config.channels * (config.encoder_widths[-1] + RATIO_T * RATIO_S**2 * 3)
-        return 2 * (total + self._trunk_macs(config.encoder_widths, config.encoder_blocks, shape))
+        config = self.config
+        return 2 * self._macs(config.encoder_widths, config.encoder_blocks, shape)
 
-    @staticmethod
-    def _trunk_macs(widths: tuple[int, ...], blocks: tuple[int, ...], shape: LatentShape) -> int:
-        total = 0
+    def _macs(self, widths: tuple[int, ...], blocks: tuple[int, ...], shape: LatentShape) -> int:
+        """Multiply-adds of either half: the linear path, the layer between latents and trunk, the trunk."""
+        linear = (1 + (shape.frames - 1) * RATIO_T) * RATIO_S**2 * 3 * self.config.channels
+        total = shape.height * shape.width * (linear + shape.frames * widths[-1] * self.config.channels)
         for level, (width, count) in enumerate(zip(widths, blocks, strict=True)):
             factor = 2 ** (len(widths) - 1 - level)
             frames = 1 + (shape.frames - 1) * factor

@@ -11,7 +11,7 @@ from typing import Any
 
 from seedance.errors import SeedanceError
 
-TASKS = ("vae", "latents", "dit", "judge")
+TASKS = ("frames", "vae", "latents", "dit", "judge")
 
 
 def train(recipe_path: str | Path, overrides: Iterable[str] = ()) -> Any:
@@ -23,6 +23,10 @@ def train(recipe_path: str | Path, overrides: Iterable[str] = ()) -> Any:
 
     recipe = load_recipe(recipe_path, overrides)
     task = recipe.get("task")
+    if task == "frames":
+        from seedance.training.frames import FramesRecipe, make_frames
+
+        return make_frames(build(FramesRecipe, recipe))
     if task == "vae":
         from seedance.training.vae import VAERecipe, train_vae
 

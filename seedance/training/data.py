@@ -5,8 +5,9 @@ Notable choices:
   resumed run sees the data an unkilled one would have seen.
 - Stage clips are rendered by worker processes into a folder, ahead of use, and each is used about `reuse` times. The
   clips that draw n may take depend on n alone; one that is not there yet is rendered on the spot.
-- Real clips are read from `.npy` files, uint8 (T, H, W, 3), so that a training machine needs nothing that decodes video;
-  `pack_frames` makes them. Each clip is stored at several sizes, and training only cuts pieces out.
+- Real clips are read from `.npy` files, uint8 (T, H, W, 3), so that a training machine needs nothing that decodes
+  video; task `frames` (`seedance.training.frames`) makes them, each clip at several sizes, and training only cuts
+  pieces out. A pack or a folder of clips (`shots.folder`) serves as well.
 - Batches are of several shapes (buckets), each with its own number of clips.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from seedance.errors import SeedanceError
 from seedance.shapes import VideoShape
+from shots.clip import Clip
 from shots.stage.scene import STAGE_VERSION
 
 Frames = NDArray[np.uint8]
@@ -57,10 +59,11 @@ class Bucket:
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One source of a mix. kind: "stage" or "arrays".
+    """One source of a mix. kind: "stage", "arrays" (a folder of .npy), "pack" (a file) or "folder" (videos, pictures).
 
-    path: the folder of clips; for the stage where rendered clips are kept. For the stage: seed, height, width, frames,
-    fps, shots of each clip, reuse, pool (clips that the first draws choose from), workers (processes that render ahead).
+    path: the folder or file; for the stage where rendered clips are kept. augment: also other speeds, backwards and
+    other colours. height, width, frames, fps: of each clip, for the stage and a folder. For the stage alone: seed of
+    the first clip, shots, reuse, pool (clips that the first draws choose from), workers (processes that render ahead).
     """
 
     kind: str
@@ -78,13 +81,21 @@ class SourceConfig:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        if self.kind not in ("stage", "arrays"):
-            raise SeedanceError(f"data.sources: kind {self.kind!r} is not stage or arrays")
+        if self.kind not in ("stage", "arrays", "pack", "folder"):
+            raise SeedanceError(f"data.sources: kind {self.kind!r} is not stage, arrays, pack or folder")
 
 
 def open_source(config: SourceConfig) -> FrameSource:
     """The source that a configuration describes."""
-    return StageSource(config) if config.kind == "stage" else ArraySource(config.path)
+    if config.kind == "stage":
+        return StageSource(config)
+    if config.kind == "arrays":
+        return ArraySource(config.path)
+    from shots.folder import clips_in_folder, load_pack
+
+    if config.kind == "pack":
+        return ClipSource(load_pack(config.path))
+    return ClipSource(clips_in_folder(config.path, config.frames, (config.height, config.width), config.fps))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -100,16 +111,27 @@ class ArraySource:
     def __init__(self, path: Path) -> None:
         files = sorted(file for file in Path(path).expanduser().glob("*.npy") if not file.name.startswith("."))
         if not files:
-            raise SeedanceError(f"data.sources: {path} holds no .npy clips; make them with seedance.training.data.pack_frames")
+            raise SeedanceError(f"data.sources: {path} holds no .npy clips; make them with task: frames")
         self._clips = [np.load(file, mmap_mode="r") for file in files]
         for file, clip in zip(files, self._clips, strict=True):
             if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3:
                 raise SeedanceError(f"data.sources: {file} is {clip.dtype} {clip.shape}, not uint8 (T, H, W, 3)")
-        weights = np.array([clip.shape[0] ** 0.5 for clip in self._clips])
-        self._shares = weights / weights.sum()
+        self._shares = _shares([clip.shape[0] ** 0.5 for clip in self._clips], "data.sources")
 
     def frames(self, draw: int, rng: np.random.Generator) -> Frames:
         return self._clips[int(rng.choice(len(self._clips), p=self._shares))]
+
+
+class ClipSource:
+    """Clips held in memory; each is drawn equally often."""
+
+    def __init__(self, clips: Iterable[Clip]) -> None:
+        self._clips: list[Frames] = [clip.frames.numpy() for clip in clips if clip.frames is not None]
+        if not self._clips:
+            raise SeedanceError("data.sources: a pack or folder without frames")
+
+    def frames(self, draw: int, rng: np.random.Generator) -> Frames:
+        return self._clips[int(rng.integers(len(self._clips)))]
 
 
 def _render_to(file: Path, seed: int, config: SourceConfig) -> None:
@@ -146,8 +168,8 @@ class StageSource:
 
     def _file(self, number: int) -> Path:
         config = self._config
-        name = f"stage{STAGE_VERSION}-{config.frames}x{config.height}x{config.width}-{config.fps:g}fps-{config.shots}-{config.seed + number:08d}.npy"
-        return self._folder / name
+        size = f"{config.frames}x{config.height}x{config.width}-{config.fps:g}fps-{config.shots}"
+        return self._folder / f"stage{STAGE_VERSION}-{size}-{config.seed + number:08d}.npy"
 
     def available(self, draw: int) -> int:
         """How many clips draw number `draw` may choose from."""

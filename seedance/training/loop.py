@@ -212,8 +212,14 @@ def run_loop(
         log.write(event="resumed", step=progress.step, checkpoint=str(found))
     peak = peak_flops(device, dtype) if count is not None else 0.0
     log.write(
-        event="start", step=progress.step, device=str(device), dtype=str(dtype), reason=reason,
-        threads=torch.get_num_threads(), processes=processes.count, peak_gflops=peak / 1e9,
+        event="start",
+        step=progress.step,
+        device=str(device),
+        dtype=str(dtype),
+        reason=reason,
+        threads=torch.get_num_threads(),
+        processes=processes.count,
+        peak_gflops=peak / 1e9,
         parameters=sum(parameter.numel() for parameter in objective.parameters()),
     )
     wrapped = processes.wrap(objective)
@@ -235,10 +241,17 @@ def run_loop(
         nonlocal last_save
         last_save = time.monotonic()
         if processes.rank == 0:
-            save_checkpoint(out, progress.step, {
-                "objective": objective.state_dict(), "optimizer": optimizer.state_dict(), "ema": average.state_dict(),
-                "progress": vars(progress), "rng": torch.get_rng_state(),
-            })
+            save_checkpoint(
+                out,
+                progress.step,
+                {
+                    "objective": objective.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "ema": average.state_dict(),
+                    "progress": vars(progress),
+                    "rng": torch.get_rng_state(),
+                },
+            )
 
     prefetch = Prefetch(batches)
     with _stop_signals() as stop:
@@ -291,17 +304,35 @@ def run_loop(
 
 
 def _write_window(
-    log: RunLog, window: dict[str, Any], progress: Progress, norm: Tensor, optimizer: torch.optim.Optimizer, peak: float, extra: dict[str, Any]
+    log: RunLog,
+    window: dict[str, Any],
+    progress: Progress,
+    norm: Tensor,
+    optimizer: torch.optim.Optimizer,
+    peak: float,
+    extra: dict[str, Any],
 ) -> None:
     """One log line: the mean of every figure since the last one, rates, FLOPs and MFU."""
     seconds = max(1e-9, time.monotonic() - window["begin"])
     names = dict.fromkeys(name for figures in window["figures"] for name in figures)
     means = {}
     for name in names:
-        values = [torch.as_tensor(figures[name], dtype=torch.float32).cpu() for figures in window["figures"] if name in figures]
+        values = [
+            torch.as_tensor(figures[name], dtype=torch.float32).cpu()
+            for figures in window["figures"]
+            if name in figures
+        ]
         means[name] = torch.stack(values).mean().item()
     log.write(
-        step=progress.step, **means, grad_norm=norm.item(), lr=optimizer.param_groups[0]["lr"], samples=progress.samples,
-        samples_per_second=window["samples"] / seconds, gflops=window["flops"] / seconds / 1e9,
-        mfu=window["flops"] / seconds / peak, skipped=progress.skipped, seconds=progress.seconds, **extra,
+        step=progress.step,
+        **means,
+        grad_norm=norm.item(),
+        lr=optimizer.param_groups[0]["lr"],
+        samples=progress.samples,
+        samples_per_second=window["samples"] / seconds,
+        gflops=window["flops"] / seconds / 1e9,
+        mfu=window["flops"] / seconds / peak,
+        skipped=progress.skipped,
+        seconds=progress.seconds,
+        **extra,
     )

@@ -25,7 +25,9 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     ]
 
 
-def adamw(groups: Iterable[dict[str, Any]], learning_rate: float, betas: tuple[float, float] = (0.9, 0.95)) -> torch.optim.AdamW:
+def adamw(
+    groups: Iterable[dict[str, Any]], learning_rate: float, betas: tuple[float, float] = (0.9, 0.95)
+) -> torch.optim.AdamW:
     """AdamW over `groups`; a group's `lr_scale` (default 1) multiplies the learning rate at every step."""
     prepared = [{"lr_scale": 1.0, **group, "lr": learning_rate * group.get("lr_scale", 1.0)} for group in groups]
     return torch.optim.AdamW(prepared, lr=learning_rate, betas=betas, fused=True)

@@ -2,7 +2,8 @@
 
 Notable choices:
 - A recipe is a plain mapping that mirrors nested dataclasses; the dataclasses hold the defaults and the documentation.
-- An unknown key, a missing one or a value of the wrong kind raises SeedanceError with the dotted name and the keys there are.
+- An unknown key, a missing one or a value of the wrong kind raises SeedanceError with the dotted name and the keys
+  there are.
 - A recipe is found by path, or by the name of one that ships in `seedance/recipes`.
 """
 
@@ -70,7 +71,7 @@ def _put(recipe: Any, keys: list[str], value: Any) -> None:
 
 
 def build(cls: type[T], values: Any, where: str = "") -> T:
-    """An instance of dataclass `cls` from a mapping, nested dataclasses included. Raises SeedanceError naming the key."""
+    """An instance of dataclass `cls` from a mapping, nested dataclasses too. Raises SeedanceError naming the key."""
     name = where or "recipe"
     if not isinstance(values, Mapping):
         raise SeedanceError(f"{name}: must hold keys and values, not {values!r}")
@@ -82,7 +83,9 @@ def build(cls: type[T], values: Any, where: str = "") -> T:
     prefix = f"{where}." if where else ""
     built = {key: _convert(hints[key], value, prefix + key) for key, value in values.items()}
     empty = (dataclasses.MISSING, dataclasses.MISSING)
-    missing = [key for key, field in fields.items() if key not in built and (field.default, field.default_factory) == empty]
+    missing = [
+        key for key, field in fields.items() if key not in built and (field.default, field.default_factory) == empty
+    ]
     if missing:
         raise SeedanceError(f"{name}: missing key {', '.join(missing)}")
     return cls(**built)
@@ -100,7 +103,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (tuple, list):
         if not isinstance(value, (list, tuple)):
             raise SeedanceError(f"{where}: {value!r} must be a list")
-        if origin is tuple and len(arguments) == 2 and arguments[1] is not Ellipsis or origin is tuple and len(arguments) > 2:
+        if (
+            origin is tuple
+            and len(arguments) == 2
+            and arguments[1] is not Ellipsis
+            or origin is tuple
+            and len(arguments) > 2
+        ):
             if len(value) != len(arguments):
                 raise SeedanceError(f"{where}: {value!r} must have {len(arguments)} items")
             return tuple(_convert(kind, item, where) for kind, item in zip(arguments, value, strict=True))
@@ -114,6 +123,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             pass
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if hint is Any or origin is dict or isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+    if (
+        hint is Any
+        or origin is dict
+        or isinstance(hint, type)
+        and isinstance(value, hint)
+        and not (hint is int and isinstance(value, bool))
+    ):
         return value
     raise SeedanceError(f"{where}: {value!r} is not a valid {getattr(hint, '__name__', hint)}")

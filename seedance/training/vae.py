@@ -1,32 +1,33 @@
 """Trains the VAE: PCA start, reconstruction, then the latents' statistics.
 
 Notable choices:
-- The goal is PSNR averaged over clips, so the main term is the root of each clip's mean squared error: between the plain
-  mean (which hears only the hard clips) and the mean of dB (which hears only the easy ones).
+- The goal is PSNR averaged over clips, so the main term is the root of each clip's mean squared error: between the
+  plain mean (which hears only the hard clips) and the mean of dB (which hears only the easy ones).
 - L1 and the L1 of gradients over space and time keep edges and motion; KL is tiny (the posterior's deviation is fixed).
 - The linear paths start as PCA of the training mix, so the first logged figure is the PCA floor.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seedance.errors import SeedanceError
+from seedance.pipeline import load_vae
 from seedance.shapes import VideoShape
 from seedance.training.data import Bucket, FrameBatches, SourceConfig, to_pixels
 from seedance.training.loop import LoopConfig, Progress, run_loop
-from seedance.training.optim import MovingAverage
 from seedance.vae import VAEConfig, VideoVAE, init_pca
 from shots.runtime.checkpoint import latest_checkpoint
 from shots.runtime.runlog import RunLog
-from shots.runtime.weights import load_into, load_tensors, save_tensors
+from shots.runtime.weights import save_tensors
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,13 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class VAERecipe:
-    """out: folder of checkpoints, log and, at the end, config.json and weights. start: a folder of weights to go on from."""
+    """What `task: vae` reads.
+
+    out: folder of checkpoints, log.jsonl and, when the run is finished, `final/` with config.json and weights.
+    start: a folder of weights to go on from, with a fresh optimizer. freeze_encoder: train the decoder alone, so that
+    the latents, their statistics and every model trained on them stay valid; needs `start`.
+    pca_clips, statistics_clips: how many clips the linear paths and the latents' statistics are taken from.
+    """
 
     task: str
     out: Path
@@ -58,8 +65,13 @@ class VAERecipe:
     model: VAEConfig = field(default_factory=VAEConfig)
     losses: VAELosses = field(default_factory=VAELosses)
     start: Path | None = None
+    freeze_encoder: bool = False
     pca_clips: int = 384
     statistics_clips: int = 256
+
+    def __post_init__(self) -> None:
+        if self.freeze_encoder and self.start is None:
+            raise SeedanceError("freeze_encoder: needs start, the folder of the weights whose encoder is kept")
 
 
 class VAEObjective(nn.Module):
@@ -96,24 +108,29 @@ def vae_groups(vae: VideoVAE, weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups: the linear paths, whose PCA weights are small, move far more slowly than the convolutions."""
     paths = (vae.encoder.first, vae.encoder.later), (vae.decoder.first, vae.decoder.later)
     groups: list[dict[str, Any]] = []
+    trained = {id(p) for p in vae.parameters() if p.requires_grad}
     for scale, linears in zip((0.02, 0.1), paths, strict=True):
-        groups.append({"params": [p for linear in linears for p in linear.parameters()], "lr_scale": scale, "weight_decay": 0.0})
-    slow = {id(p) for group in groups for p in group["params"]}
-    rest = [p for p in vae.parameters() if id(p) not in slow]
+        slow = [p for linear in linears for p in linear.parameters() if id(p) in trained]
+        trained -= {id(p) for p in slow}
+        if slow:
+            groups.append({"params": slow, "lr_scale": scale, "weight_decay": 0.0})
+    rest = [p for p in vae.parameters() if id(p) in trained]
     groups.insert(0, {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay})
     groups.insert(1, {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0})
     return groups
 
 
 def training_flops(vae: VideoVAE, frames: Tensor) -> tuple[int, float]:
-    """(samples, operations of a training step) of a batch uint8 (B, T, H, W, 3): forward, and twice that backward."""
+    """(samples, operations of a training step) of a batch uint8 (B, T, H, W, 3): forward, and twice that backward where
+    gradients are wanted."""
     b, t, h, w, _ = frames.shape
     shape = VideoShape(t, h, w).latent
-    return b, 3.0 * b * (vae.encode_flops(shape) + vae.decode_flops(shape))
+    passes = 3.0 if vae.encoder.stem.weight.requires_grad else 1.0
+    return b, b * (passes * vae.encode_flops(shape) + 3.0 * vae.decode_flops(shape))
 
 
 @torch.no_grad()
-def latent_statistics(vae: VideoVAE, clips: Any) -> None:
+def latent_statistics(vae: VideoVAE, clips: Iterable[Tensor]) -> None:
     """Fill the VAE's mean and deviation per channel, first and later frames apart, from pixels (B, 3, T, H, W)."""
     firsts, laters = [], []
     for x in clips:
@@ -129,31 +146,15 @@ def latent_statistics(vae: VideoVAE, clips: Any) -> None:
 
 
 def save_vae(vae: VideoVAE, folder: str | Path, dtype: torch.dtype = torch.bfloat16) -> list[str]:
-    """Write config.json and safetensors (weights in `dtype`, statistics in fp32) to `folder`. Returns the weight files."""
-    import json
-
+    """Write config.json and safetensors (weights in `dtype`, statistics in fp32). Returns the weight files' names."""
     folder = Path(folder)
-    state = {name: tensor if name.startswith("latent_") else tensor.to(dtype) for name, tensor in vae.state_dict().items()}
+    state = {
+        name: tensor if name.startswith("latent_") else tensor.to(dtype) for name, tensor in vae.state_dict().items()
+    }
     names = save_tensors(state, folder)
     config = {"_class_name": "VideoVAE", **vae.config.to_dict()}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return names
-
-
-def load_vae(folder: str | Path) -> VideoVAE:
-    """The VAE saved in `folder`, fp32, in eval mode. Raises SeedanceError or ShotsError when it does not fit."""
-    import json
-
-    file = Path(folder) / "config.json"
-    if not file.is_file():
-        raise SeedanceError(f"vae: {file} is missing")
-    from seedance.training.recipe import build
-
-    values = json.loads(file.read_text(encoding="utf-8"))
-    config = build(VAEConfig, {key: value for key, value in values.items() if not key.startswith("_")}, "vae")
-    vae = VideoVAE(config)
-    load_into(vae, load_tensors(folder), f"the VAE in {folder}")
-    return vae.eval()
 
 
 def train_vae(recipe: VAERecipe) -> Progress:
@@ -168,6 +169,8 @@ def train_vae(recipe: VAERecipe) -> Progress:
     if latest_checkpoint(out) is None and recipe.start is None:
         report = init_pca(vae, _clips(batches, recipe.pca_clips, 1, Bucket(9, 64, 64, 16)))
         log.write(event="pca", **report)
+    vae.train()
+    vae.encoder.requires_grad_(not recipe.freeze_encoder)
     objective = VAEObjective(vae, recipe.losses)
     progress, average = run_loop(
         recipe.loop,
@@ -182,16 +185,14 @@ def train_vae(recipe: VAERecipe) -> Progress:
     if progress.finished:
         average.copy_to(vae)
         vae.eval()
-        latent_statistics(vae, _clips(batches, recipe.statistics_clips, 2, Bucket(17, 128, 128, 8)))
+        if not recipe.freeze_encoder:
+            latent_statistics(vae, _clips(batches, recipe.statistics_clips, 2, Bucket(17, 128, 128, 8)))
         save_vae(vae, out / "final")
         log.write(event="saved", folder=str(out / "final"))
     return progress
 
 
-def _clips(batches: FrameBatches, count: int, stream: int, bucket: Bucket) -> Any:
+def _clips(batches: FrameBatches, count: int, stream: int, bucket: Bucket) -> Iterator[Tensor]:
     """About `count` clips in batches of `bucket`, pixels (B, 3, T, H, W), from a stream of numbers of its own."""
     for number in range(-(-count // bucket.batch)):
         yield to_pixels(batches.batch(bucket, 0, np.random.default_rng((stream, number))))
-
-
-__all__ = ["VAERecipe", "VAEObjective", "latent_statistics", "load_vae", "save_vae", "train_vae", "MovingAverage"]

@@ -1,0 +1,342 @@
+"""The training core: recipes, schedule, data, resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seedance.errors import SeedanceError
+from seedance.training import train
+from seedance.training.data import ArraySource, Bucket, ClipSource, FrameBatches, SourceConfig, StageSource, crop
+from seedance.training.frames import pan
+from seedance.training.loop import LoopConfig, Prefetch, run_loop
+from seedance.training.optim import MovingAverage, adamw, set_learning_rate, warmup_stable_decay
+from seedance.training.recipe import build, load_recipe
+from seedance.training.vae import VAERecipe
+from shots.runtime.checkpoint import latest_checkpoint, load_checkpoint
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Recipes
+
+
+@pytest.fixture
+def arrays(tmp_path: Path) -> Path:
+    """Two clips as arrays: one long and wide, one short."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "arrays"
+    folder.mkdir()
+    for name, shape in (("long", (30, 48, 64, 3)), ("short", (3, 32, 32, 3))):
+        np.save(folder / f"{name}.npy", rng.integers(0, 256, shape, dtype=np.uint8))
+    return folder
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, arrays: Path) -> Path:
+    """A VAE recipe that runs in a second."""
+    file = tmp_path / "tiny.yaml"
+    file.write_text(
+        f"""
+task: vae
+out: {tmp_path / "run"}
+model: {{encoder_widths: [8, 16, 32], decoder_widths: [8, 16, 32], decoder_blocks: [1, 1, 1]}}
+data:
+  sources: [{{kind: arrays, path: {arrays}, augment: true}}]
+  buckets: [{{frames: 5, height: 32, width: 32, batch: 2}}, {{frames: 1, height: 16, width: 16, batch: 4, weight: 0.5}}]
+loop: {{steps: 6, learning_rate: 1e-3, warmup_steps: 2, log_every: 2, threads: 1, device: cpu}}
+pca_clips: 16
+statistics_clips: 8
+"""
+    )
+    return file
+
+
+def test_a_recipe_becomes_typed_and_overrides_reach_nested_keys_and_list_items(recipe: Path) -> None:
+    values = load_recipe(recipe, ["loop.steps=9", "data.buckets.1.batch=7", "losses.kl=1e-4", "start=null"])
+    made = build(VAERecipe, values)
+    assert made.loop.steps == 9
+    assert made.loop.learning_rate == pytest.approx(1e-3)  # YAML calls 1e-3 a string
+    assert made.data.buckets[1].batch == 7
+    assert made.losses.kl == pytest.approx(1e-4)
+    assert made.start is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loop.stepz=1", "loop: unknown key stepz; there are steps"),
+        ("loop.steps=many", "loop.steps: 'many' is not a valid int"),
+        ("loop.steps=0", "loop.steps: 0 must be above zero"),
+        ("data.sources=[]", "at least one source"),
+        ("data.sources.0.kind=tape", "kind 'tape'"),
+        ("data.sources.5.kind=stage", "no position in a list of 1"),
+        ("data.buckets.0.frames=6", "frames: 6 is not 1"),
+        ("task=dream", "task 'dream' is not one of"),
+        ("freeze_encoder=true", "freeze_encoder: needs start"),
+        ("loop", "is not key=value"),
+    ],
+)
+def test_a_wrong_setting_is_named(recipe: Path, override: str, message: str) -> None:
+    with pytest.raises(SeedanceError) as caught:
+        train(recipe, [override])
+    assert message in str(caught.value)
+
+
+def test_a_recipe_that_is_nowhere_lists_those_that_ship() -> None:
+    with pytest.raises(SeedanceError, match="nano-vae"):
+        load_recipe("no-such-recipe")
+
+
+def test_every_shipped_vae_recipe_fits_its_dataclass() -> None:
+    assert build(VAERecipe, load_recipe("nano-vae")).task == "vae"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Optimizer
+
+
+def test_the_rate_warms_up_stays_and_decays_when_the_last_share_begins() -> None:
+    def rate(step: int, progress: float) -> float:
+        return warmup_stable_decay(step, progress, warmup_steps=10, decay=0.2, floor=0.1)
+
+    assert rate(0, 0.0) == pytest.approx(0.1)
+    assert rate(9, 0.1) == rate(500, 0.8) == 1.0
+    assert rate(900, 0.9) == pytest.approx(0.55)
+    assert rate(1000, 1.0) == pytest.approx(0.1)
+
+
+def test_a_group_keeps_its_own_scale_of_the_rate() -> None:
+    a, b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    optimizer = adamw([{"params": [a]}, {"params": [b], "lr_scale": 0.25}], 1.0)
+    set_learning_rate(optimizer, 0.4)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.4, 0.1]
+
+
+def test_the_moving_average_follows_and_is_copied_back() -> None:
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    average = MovingAverage(module, 0.9)
+    nn.init.ones_(module.weight)
+    for step in range(1000, 1005):
+        average.update(module, step)
+    average.copy_to(module)
+    assert module.weight.item() == pytest.approx(1 - 0.9**5)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Data
+
+
+def test_a_batch_is_a_function_of_its_number(arrays: Path) -> None:
+    sources, buckets = [SourceConfig("arrays", arrays, augment=True)], [Bucket(5, 32, 32, 3), Bucket(1, 16, 16, 2)]
+    one, two = FrameBatches(sources, buckets, seed=1), FrameBatches(sources, buckets, seed=1)
+    _ = one(0)
+    shapes = set()
+    for number in range(12):
+        assert torch.equal(one(number), two(number))
+        shapes.add(tuple(one(number).shape))
+    assert shapes == {(3, 5, 32, 32, 3), (2, 1, 16, 16, 3)}
+    assert not torch.equal(one(0), FrameBatches(sources, buckets, seed=2)(0)) or len(shapes) > 1
+
+
+def test_a_crop_without_changes_of_colour_holds_frames_of_the_clip_in_order() -> None:
+    clip = np.arange(20, dtype=np.uint8)[:, None, None, None] * np.ones((1, 32, 32, 3), dtype=np.uint8)
+    for seed in range(20):
+        piece = crop(clip, Bucket(9, 16, 16, 1), np.random.default_rng(seed), augment=False)
+        steps = np.diff(piece[:, 0, 0, 0].astype(int))
+        assert piece.shape == (9, 16, 16, 3)
+        assert set(steps) in ({1}, {-1})
+
+
+def test_a_short_or_small_clip_is_played_forth_and_back_and_repeated_at_the_edge() -> None:
+    clip = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 40, 3), dtype=np.uint8)
+    piece = crop(clip, Bucket(9, 16, 16, 1), np.random.default_rng(1), augment=False)
+    assert piece.shape == (9, 16, 16, 3)
+    assert np.abs(np.diff(piece[:, 0, 0, 0].astype(int))).max() == 1
+
+
+def test_stage_clips_are_rendered_once_and_given_again(tmp_path: Path) -> None:
+    config = SourceConfig("stage", tmp_path / "stage", height=32, width=32, frames=5, pool=2, reuse=3, workers=0)
+    source = StageSource(config)
+    assert [source.available(draw) for draw in (0, 2, 3, 7)] == [2, 2, 3, 4]
+    seen = [source.frames(0, np.random.default_rng(seed)) for seed in range(4)]
+    assert all(frames.shape == (5, 32, 32, 3) and frames.dtype == np.uint8 for frames in seen)
+    files = sorted((tmp_path / "stage").glob("*.npy"))
+    assert 1 <= len(files) <= 2
+    before = [file.stat().st_mtime_ns for file in files]
+    again = StageSource(config).frames(0, np.random.default_rng(0))
+    assert np.array_equal(again, seen[0])
+    assert [file.stat().st_mtime_ns for file in files] == before
+
+
+def test_folders_that_hold_no_arrays_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SeedanceError, match="holds no .npy clips"):
+        ArraySource(tmp_path)
+    np.save(tmp_path / "floats.npy", np.zeros((2, 4, 4, 3)))
+    with pytest.raises(SeedanceError, match="not uint8"):
+        ArraySource(tmp_path)
+    with pytest.raises(SeedanceError, match="without frames"):
+        ClipSource([])
+
+
+def test_a_vae_trains_on_a_folder_of_videos_and_pictures(tmp_path: Path, recipe: Path) -> None:
+    from PIL import Image
+
+    from shots.video import VideoWriter
+
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    with VideoWriter(folder / "clip.mp4", fps=12, height=48, width=64) as writer:
+        writer.write(rng.integers(0, 256, (20, 48, 64, 3), dtype=np.uint8))
+    Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / "still.png")
+    source = f"{{kind: folder, path: {folder}, frames: 9, height: 32, width: 48, fps: 12}}"
+    assert train(recipe, [f"data.sources=[{source}]"]).finished
+    assert (tmp_path / "run" / "final" / "model.safetensors").is_file()
+
+
+def test_a_pan_moves_slowly_over_a_picture() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
+    frames = pan(picture, 12, 48, np.random.default_rng(1))
+    assert frames.shape == (12, 48, 48, 3)
+    neighbours = np.abs(np.diff(frames.astype(int), axis=0)).mean()
+    ends = np.abs(frames[-1].astype(int) - frames[0]).mean()
+    assert 0 < neighbours < ends
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The loop
+
+
+def weights(out: Path) -> dict[str, Tensor]:
+    """Everything a run ended with, in one flat mapping."""
+    found = latest_checkpoint(out)
+    assert found is not None
+    state = load_checkpoint(found)
+    return {**state["objective"], **{f"ema.{name}": tensor for name, tensor in state["ema"].items()}}
+
+
+def test_a_run_stopped_by_a_signal_and_resumed_ends_with_the_same_bits(
+    tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(recipe, [f"out={tmp_path / 'whole'}"])
+    made = FrameBatches.__call__
+
+    def stop_at_third(self: FrameBatches, number: int) -> Tensor:
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return made(self, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FrameBatches, "__call__", stop_at_third)
+        stopped = train(recipe, [f"out={tmp_path / 'stopped'}"])
+    assert not stopped.finished
+    assert 0 < stopped.step < 6
+    assert not (tmp_path / "stopped" / "final").exists()
+    ended = train(recipe, [f"out={tmp_path / 'stopped'}"])
+    assert ended.finished
+    assert ended.step == 6
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    one, two = (path / "final" / "model.safetensors" for path in (tmp_path / "whole", tmp_path / "stopped"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_training_makes_the_loss_smaller_and_logs_rates_and_mfu(recipe: Path, tmp_path: Path) -> None:
+    train(recipe, ["loop.steps=40", "loop.log_every=10", "loop.learning_rate=3e-3"])
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in steps] == [10, 20, 30, 40]
+    assert {"psnr", "samples_per_second", "gflops", "mfu", "grad_norm", "lr"} <= steps[0].keys()
+    assert steps[-1]["loss"] < steps[0]["loss"]
+
+
+def test_the_encoder_stays_to_the_bit_when_only_the_decoder_is_trained(recipe: Path, tmp_path: Path) -> None:
+    from shots.runtime.weights import load_tensors
+
+    train(recipe)
+    first = tmp_path / "run" / "final"
+    train(recipe, [f"out={tmp_path / 'more'}", f"start={first}", "freeze_encoder=true"])
+    before, after = load_tensors(first), load_tensors(tmp_path / "more" / "final")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith("decoder.") for name in changed)
+
+
+class Line(nn.Module):
+    """Learns y = 2x; `poison` makes the loss not finite in the steps it names."""
+
+    def __init__(self, poison: Callable[[int], bool] = lambda number: False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.poison = poison
+
+    def forward(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        number, x = int(batch[0, 0]), batch[:, 1]
+        loss = (self.weight * x - 2 * x).square().mean()
+        return (loss * float("nan") if self.poison(number) else loss), {}
+
+
+def numbered(number: int) -> Tensor:
+    x = torch.randn(8, generator=torch.Generator().manual_seed(number))
+    return torch.stack([torch.full((8,), float(number)), x], dim=1)
+
+
+def test_steps_that_are_not_finite_are_skipped(tmp_path: Path) -> None:
+    line = Line(lambda number: number % 5 == 3)
+    progress, _ = run_loop(
+        LoopConfig(steps=100, learning_rate=0.1, dtype="fp32", device="cpu"), line, line, numbered, tmp_path
+    )
+    assert progress.skipped == 20
+    assert 1.5 < line.weight.item() < 2.5  # it learned from the others
+
+
+def test_a_run_whose_every_step_is_not_finite_ends_with_a_reason(tmp_path: Path) -> None:
+    line = Line(lambda number: True)
+    with pytest.raises(SeedanceError, match="not finite; lower loop.learning_rate"):
+        run_loop(LoopConfig(steps=100, dtype="fp32", device="cpu"), line, line, numbered, tmp_path)
+
+
+def test_accumulated_micro_batches_equal_one_large_batch(tmp_path: Path) -> None:
+    ends = []
+    for accumulate in (1, 2):
+        line = Line()
+
+        def batches(number: int, parts: int = 2 // accumulate) -> Tensor:
+            return torch.cat([numbered(number * parts + part) for part in range(parts)])
+
+        config = LoopConfig(steps=5, accumulate=accumulate, dtype="fp32", device="cpu", clip=1e9)
+        run_loop(config, line, line, batches, tmp_path / str(accumulate))
+        ends.append(line.weight.item())
+    assert ends[0] == pytest.approx(ends[1], abs=1e-6)
+
+
+def test_a_time_budget_ends_the_run_and_counts_over_resumes(tmp_path: Path) -> None:
+    line = Line()
+    config = LoopConfig(time_budget=0.3, dtype="fp32", device="cpu")
+    progress, _ = run_loop(config, line, line, numbered, tmp_path)
+    assert progress.finished
+    assert 0.3 <= progress.seconds < 5
+    again, _ = run_loop(config, Line(), line, numbered, tmp_path)
+    assert again.step == progress.step
+
+
+def test_an_error_while_a_batch_is_made_reaches_the_trainer() -> None:
+    def make(number: int) -> int:
+        if number == 2:
+            raise SeedanceError("no clip")
+        return number
+
+    prefetch = Prefetch(make)
+    assert [prefetch.get(0, 1), prefetch.get(1, 2)] == [0, 1]
+    with pytest.raises(SeedanceError, match="no clip"):
+        prefetch.get(2, 3)
