@@ -16,7 +16,7 @@ from shots.stage.judge import pool as pools
 from shots.stage.judge import train as training
 from shots.stage.judge.augment import augment, flip, freeze, plain, spoil
 from shots.stage.judge.cuts import CutHead, cut_features, fit_cuts
-from shots.stage.judge.model import SHOT_FACTS, SLOT_FACTS, JudgeConfig, JudgeNet, geometry, matches
+from shots.stage.judge.model import SHOT_FACTS, SLOT_FACTS, JudgeConfig, JudgeNet, displacement, geometry, matches
 from shots.stage.judge.read import SHIPPED, FilmReading, Judge, _reading
 from shots.stage.judge.train import JudgeRecipe, count_right, cut_pairs, learning_rate, losses, save_judge
 from shots.stage.scene import ACTIONS, COLOURS, SHAPES, Action, Actor, Camera, Film, Placement, Set, ShotSpec
@@ -72,10 +72,12 @@ def test_geometry_measures_size_and_place_of_a_map():
 
 
 def test_matches_point_where_the_picture_went():
-    still = torch.randn(1, 8, 6, 12)[..., :6]
+    still = torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
     x = torch.cat([still, still.roll(1, dims=-1)])  # the second frame is the first, moved one column to the right
-    found = matches(x, 2)[0]  # (15, 6, 6), rows -1..1 by columns -2..2
-    assert (found[:, 1:5, 2:4].argmax(0) == 1 * 5 + 3).all()
+    found = matches(x, 2)  # (2, 15, 16, 16), rows -1..1 by columns -2..2
+    assert (found[0, :, 4:12, 4:12].argmax(0) == 1 * 5 + 3).all()
+    columns, rows = displacement(found)[0, :, 4:12, 4:12].mean((1, 2))
+    assert columns > 0.8 and abs(rows) < 0.1
 
 
 def test_labels_say_what_holds_and_leave_open_what_nobody_can_tell(shots: list[pools.Example]):
