@@ -2,13 +2,15 @@
 
 Notable choices:
 
-- One input form for every task (Seedance 1.0, unified task input): noisy | clean-or-zero | mask on channels. Text-to-image, text-to-video,
-  first frame, first and last frame, extension and shot re-take are the same tensors with other masks; :func:`given_mask` is the one place
-  that says which latent frames a mode gives, for training and for rendering alike.
-- Shots lie one after another on the latent time axis; ``shot`` names the shot of each latent frame and ``text_shot`` the shot of each
-  text token, so nothing has to be recomputed from shapes once tokens are reordered into windows.
+- One input form for every task (Seedance 1.0, unified task input): noisy | clean-or-zero | mask on channels.
+  Text-to-image, text-to-video, first frame, first and last frame, extension and shot re-take are the same tensors
+  with other masks; :func:`given_mask` is the one place that says which latent frames a mode gives, for training and
+  for rendering alike.
+- Shots lie one after another on the latent time axis; ``shot`` names the shot of each latent frame and ``text_shot``
+  the shot of each text token, so nothing has to be recomputed from shapes once tokens are reordered into windows.
 - ``seconds`` is film time. Positions are computed from it, so a clip at 6 fps does not teach half the speed.
-- Dropping the text for classifier-free guidance hides it from attention but keeps ``text_shot``: positions do not move.
+- Dropping the text for classifier-free guidance hides it from attention but keeps ``text_shot``: positions do not
+  move.
 """
 
 from __future__ import annotations
@@ -57,8 +59,8 @@ class Conditioning:
         ):  # fmt: skip
             if tuple(getattr(self, name).shape) != shape:
                 raise SeedanceError(
-                    f"Conditioning.{name} has shape {tuple(getattr(self, name).shape)}, but clean {tuple(self.clean.shape)} "
-                    f"and text {tuple(self.text.shape)} ask for {shape}"
+                    f"Conditioning.{name} has shape {tuple(getattr(self, name).shape)}, but clean "
+                    f"{tuple(self.clean.shape)} and text {tuple(self.text.shape)} ask for {shape}"
                 )
 
     # ------------------------------------------------------------------ making one
@@ -86,16 +88,21 @@ class Conditioning:
         """
         if len(captions) != len(frames) or not captions:
             raise SeedanceError(
-                f"frames: {len(frames)} shots, but captions has {len(captions)}; give one of each per shot, at least one"
+                f"frames: {len(frames)} shots, but captions has {len(captions)}; give one of each per shot"
             )
         groups = ([] if caption is None else [caption]) + list(captions)
         text, text_shot = join_text(groups, list(range(0 if caption is not None else 1, len(captions) + 1)))
         shot, seconds = shot_times(frames, fps, ratio)
         t, (h, w) = sum(frames), grid
         return cls(
-            clean=torch.zeros(1, channels, t, h, w), mask=torch.zeros(1, t), text=text[None], text_mask=(text_shot >= 0)[None],
-            text_shot=text_shot[None], shot=shot[None], seconds=seconds[None],
-        )  # fmt: skip
+            clean=torch.zeros(1, channels, t, h, w),
+            mask=torch.zeros(1, t),
+            text=text[None],
+            text_mask=(text_shot >= 0)[None],
+            text_shot=text_shot[None],
+            shot=shot[None],
+            seconds=seconds[None],
+        )
 
     @classmethod
     def text_to_image(cls, caption: Tensor, grid: tuple[int, int], *, channels: int = 48) -> Conditioning:
@@ -103,7 +110,7 @@ class Conditioning:
         return cls.text_to_video([caption], [1], grid, fps=1.0, channels=channels)
 
     def given(self, latents: Tensor, mask: Tensor) -> Conditioning:
-        """The same film with the latent frames of ``mask`` (B, t) given as they stand in ``latents`` (B, C, t, h, w)."""
+        """The same film with the latent frames of ``mask`` (B, t) given as in ``latents`` (B, C, t, h, w)."""
         if latents.shape != self.clean.shape:
             raise SeedanceError(f"latents has shape {tuple(latents.shape)}, the film needs {tuple(self.clean.shape)}")
         mask = mask.to(self.mask)
@@ -130,7 +137,7 @@ class Conditioning:
         return self.given(self._placed(placed), given_mask("extend", self.shot, leading=k))
 
     def retake(self, latents: Tensor, shots: Sequence[int]) -> Conditioning:
-        """Shot re-take: the film ``latents`` (B, C, t, h, w) stands but for ``shots`` (1-based), which are made anew."""
+        """Shot re-take: the film ``latents`` (B, C, t, h, w) stands but for ``shots`` (1-based), made anew."""
         return self.given(latents, given_mask("retake", self.shot, shots=shots))
 
     def _placed(self, at: dict[int, Tensor]) -> Tensor:
@@ -210,9 +217,11 @@ def join_text(groups: Sequence[Tensor], shots: Sequence[int]) -> tuple[Tensor, T
 
 
 def shot_times(frames: Sequence[int], fps: float, ratio: int = 4) -> tuple[Tensor, Tensor]:
-    """Shot ids (t,) and film seconds (t,) of latent frames, for shots of ``frames`` latent frames at ``fps`` pixel frames per second.
+    """Shot ids (t,) and film seconds (t,) of latent frames, for shots of ``frames`` latent frames at ``fps`` pixel
+    frames per second.
 
-    A shot of n latent frames holds 1 + ratio (n - 1) pixel frames; latent frame i carries the time of the last pixel frame it holds.
+    A shot of n latent frames holds 1 + ratio (n - 1) pixel frames; latent frame i carries the time of the last pixel
+    frame it holds.
     """
     if fps <= 0 or any(n < 1 for n in frames):
         raise SeedanceError(
@@ -232,9 +241,10 @@ def given_mask(
     """Which latent frames a mode gives: (B, t) float mask for the shot ids ``shot`` (B, t).
 
     Args:
-        mode: "text" gives nothing; "first" the first latent frame; "first_last" the first and the last; "extend" the first ``leading``
-            (an int, or one per film); "retake" every shot but ``shots``.
-        shots: for "retake", the 1-based shots to make anew: numbers for all films, or a (B, t) bool tensor True where a frame is made anew.
+        mode: "text" gives nothing; "first" the first latent frame; "first_last" the first and the last; "extend" the
+            first ``leading`` (an int, or one per film); "retake" every shot but ``shots``.
+        shots: for "retake", the 1-based shots to make anew: numbers for all films, or a (B, t) bool tensor True where
+            a frame is made anew.
     """
     b, t = shot.shape
     index = torch.arange(t, device=shot.device).expand(b, t)  # (B, t)

@@ -1,11 +1,14 @@
 """Coordinate check of the DiT: do activations keep their size as the model grows wider, update after update?
 
-Notable choices (after "Tensor Programs V", https://arxiv.org/abs/2203.03466, appendix D, and https://arxiv.org/abs/2505.15270):
+Notable choices (after "Tensor Programs V", https://arxiv.org/abs/2203.03466, appendix D, and
+https://arxiv.org/abs/2505.15270):
 
-- A few Adam steps on one toy batch at a rate above the useful range; then the slope of log mean |activation| against log width, per place, averaged
-  over seeds. Right muP gives slopes near 0 everywhere.
-- The readout and the residual projections start at zero, so updates 2 to 5 are read: before the first update zero proves nothing.
-- Two faults can be planted, to show that the check would see them: they show up in different places (the last layer, the output).
+- A few Adam steps on one toy batch at a rate above the useful range; then the slope of log mean |activation| against
+  log width, per place, averaged over seeds. Right muP gives slopes near 0 everywhere.
+- The readout and the residual projections start at zero, so updates 2 to 5 are read: before the first update zero
+  proves nothing.
+- Two faults can be planted, to show that the check would see them: they show up in different places (the last layer,
+  the output).
 """
 
 from __future__ import annotations

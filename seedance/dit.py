@@ -2,18 +2,24 @@
 
 Notable choices:
 
-- **Spatial layers** attend inside each latent frame, text and picture joined as in SD3's MMDiT. The first ``dual_layers`` hold two weight sets
-  (text, visual) for modulation, QKV and MLP; later ones share one (Seaweed's hybrid stream). A frame's queries see the frame and the text it may
-  read; text queries see all frames and the text (our reading of Seaweed, Fig. 9: the report does not say).
-- **Temporal layers** hold visual tokens only: spatial windows attend over all frames. No windows where the grid fits one.
-- One shared MLP makes the six modulation vectors from the time of each latent frame; each layer adds a table of its own (PixArt's AdaSingle).
-  Given frames are at time 0. The mean of the text a frame may read joins the time embedding, as SD3's pooled text does (a switch).
-- Input is noisy | clean or zero | mask on channels, plus Fourier features of each cell's place and second: RoPE alone only says where cells are
-  relative to each other, and a small model wants to know up from down (a switch).
-- No patchify; pre-RMSNorm; QK-RMSNorm; SwiGLU; residual projections and the readout start at zero; init and learning rates are in :mod:`seedance.mup`.
-- **Everything is computed in the dtype of ``noisy``**; parameters may be float32 masters of a bfloat16 computation. No autocast.
-- On the CPU, attention is two batched matrix products and a softmax: several times faster in bfloat16, forward and backward, than the fused
-  kernel there. Elsewhere the fused kernel is used. ``tests/seedance/test_dit.py`` proves the two agree.
+- **Spatial layers** attend inside each latent frame, text and picture joined as in SD3's MMDiT. The first
+  ``dual_layers`` hold two weight sets (text, visual) for modulation, QKV and MLP; later ones share one (Seaweed's
+  hybrid stream). A frame's queries see the frame and the text it may read; text queries see all frames and the text
+  (our reading of Seaweed, Fig. 9: the report does not say).
+- **Temporal layers** hold visual tokens only: spatial windows attend over all frames. No windows where the grid fits
+  one.
+- One shared MLP makes the six modulation vectors from the time of each latent frame; each layer adds a table of its
+  own (PixArt's AdaSingle). Given frames are at time 0. The mean of the text a frame may read joins the time
+  embedding, as SD3's pooled text does (a switch).
+- Input is noisy | clean or zero | mask on channels, plus Fourier features of each cell's place and second: RoPE alone
+  only says where cells are relative to each other, and a small model wants to know up from down (a switch).
+- No patchify; pre-RMSNorm; QK-RMSNorm; SwiGLU; residual projections and the readout start at zero; init and learning
+  rates are in :mod:`seedance.mup`.
+- **Everything is computed in the dtype of ``noisy``**; parameters may be float32 masters of a bfloat16 computation.
+  No autocast.
+- On the CPU, attention is two batched matrix products and a softmax: several times faster in bfloat16, forward and
+  backward, than the fused kernel there. Elsewhere the fused kernel is used. ``tests/seedance/test_dit.py`` proves the
+  two agree.
 """
 
 from __future__ import annotations
@@ -32,7 +38,7 @@ from seedance import mup, rope
 from seedance.conditioning import Conditioning
 from seedance.errors import SeedanceError
 
-# ----------------------------------------------------------------------------------------------------------------- configuration
+# ------------------------------------------------------------------------------------------------------ configuration
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,8 @@ class DiTConfig:
 
     Attributes:
         window: cells (height, width) of a temporal window at most; None attends over the whole grid.
-        text_routing: "all" lets every frame read all captions (LCT); "global+own" the global one and its shot's (HoloCine, MultiShotMaster).
+        text_routing: "all" lets every frame read all captions (LCT); "global+own" the global one and its shot's
+            (HoloCine, MultiShotMaster).
         layout, rate, reference, theta: see :mod:`seedance.rope`.
         bands: octaves of the place features at the input; 0 for none.
         pooled_text: whether the mean of the text joins the time embedding.
@@ -99,11 +106,12 @@ class DiTConfig:
         return cls(**{**values, "window": tuple(window) if window is not None else None})
 
 
-# ----------------------------------------------------------------------------------------------------------------- fused elementwise
+# -------------------------------------------------------------------------------------------------- fused elementwise
 
 
 class _ModulatedNorm(torch.autograd.Function):
-    """RMSNorm times (1 + scale) plus shift, with no float32 copies: autograd's own chain takes about three times as long on the CPU."""
+    """RMSNorm times (1 + scale) plus shift, with no float32 copies: autograd's own chain takes about three
+    times as long on the CPU."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -129,7 +137,8 @@ def _inverse_rms(x: Tensor) -> Tensor:
 
 
 class _HeadsNormRotate(torch.autograd.Function):
-    """QKV of all heads -> RMS-normalised, gained, rotated q and k, and v, head-major, in one pass over the memory each way."""
+    """QKV of all heads -> RMS-normalised, gained, rotated q and k, and v, head-major, in one pass over the
+    memory each way."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,12 +190,13 @@ class _SwiGLU(torch.autograd.Function):
         return dx
 
 
-# ----------------------------------------------------------------------------------------------------------------- attention
+# ---------------------------------------------------------------------------------------------------------- attention
 
 
 @dataclass(frozen=True)
 class Keys:
-    """Keys and values (B, H, G, L, d) of G groups, or (B, H, 1, L, d) that all groups share, and an additive ``bias`` over them."""
+    """Keys and values (B, H, G, L, d) of G groups, or (B, H, 1, L, d) that all groups share, and an additive
+    ``bias`` over them."""
 
     k: Tensor
     v: Tensor
@@ -250,7 +260,7 @@ def _rows(sets: tuple[Keys, ...], m: int) -> int:
     return m if any(s.bias is not None and s.bias.shape[3] > 1 for s in sets) else 1
 
 
-# ----------------------------------------------------------------------------------------------------------------- layers
+# ------------------------------------------------------------------------------------------------------------- layers
 
 
 class Linear(nn.Linear):
@@ -402,11 +412,12 @@ def window_bias(t: int, grid: tuple[int, int], size: tuple[int, int], like: Tens
 
 
 def hidden(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive bias: 0 where ``seen``, else a number so low that no weight is left (finite: a row may be all hidden in one key set)."""
+    """Additive bias: 0 where ``seen``, else a number so low that no weight is left (finite: a row may be all
+    hidden in one key set)."""
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -1e4)
 
 
-# ----------------------------------------------------------------------------------------------------------------- embeddings
+# --------------------------------------------------------------------------------------------------------- embeddings
 
 
 def time_features(t: Tensor, size: int, dtype: torch.dtype) -> Tensor:
@@ -418,7 +429,8 @@ def time_features(t: Tensor, size: int, dtype: torch.dtype) -> Tensor:
 
 
 def place_features(shot: Tensor, seconds: Tensor, grid: tuple[int, int], bands: int, dtype: torch.dtype) -> Tensor:
-    """(B, t, h*w, 6 * bands) Fourier features of height, width (edges at -1, 1) and the second in the shot, octave by octave.
+    """(B, t, h*w, 6 * bands) Fourier features of height, width (edges at -1, 1) and the second in the shot, octave by
+    octave.
 
     The lowest octave turns a quarter over the picture, and a quarter over four seconds.
     """
@@ -450,7 +462,8 @@ class TimeEmbedding(nn.Module):
 
 
 class AuxHead(nn.Module):
-    """Predicts the stage's labels of each latent cell from a layer's tokens (in the manner of REPA, https://arxiv.org/abs/2410.06940)."""
+    """Predicts the stage's labels of each latent cell from a layer's tokens (in the manner of REPA,
+    https://arxiv.org/abs/2410.06940)."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -464,7 +477,7 @@ class AuxHead(nn.Module):
         return dict(zip(self.labels, logits.split(list(self.labels.values()), -1), strict=True))
 
 
-# ----------------------------------------------------------------------------------------------------------------- the model
+# ---------------------------------------------------------------------------------------------------------- the model
 
 
 class VideoDiT(nn.Module):
@@ -508,12 +521,13 @@ class VideoDiT(nn.Module):
         """Velocity (B, C, t, h, w) in the dtype of ``noisy``.
 
         Args:
-            noisy: (B, C, t, h, w) latents on the flow; its dtype is the dtype of the computation. Where ``cond.mask`` is 1 it is not read.
+            noisy: (B, C, t, h, w) latents on the flow; its dtype is the dtype of the computation. Where ``cond.mask``
+                is 1 it is not read.
             timesteps: (B, t), (B,) or a scalar, in [0, 1]; given frames are taken at 0.
             labels_out: also return the auxiliary head's logits, name -> (B, t, h, w, classes).
         """
         b, c, t, h, w = noisy.shape
-        dtype, s = noisy.dtype, h * w
+        dtype = noisy.dtype
         if cond.clean.shape != noisy.shape:
             raise SeedanceError(f"noisy has shape {tuple(noisy.shape)}, cond was made for {tuple(cond.clean.shape)}")
         given = cond.mask > 0  # (B, t)
@@ -523,7 +537,8 @@ class VideoDiT(nn.Module):
         x = self._visual_tokens(noisy, given, cond)  # (B, t, s, D)
         states = cond.text.to(dtype)
         text = self.text_in(states)[:, None]  # (B, 1, N, D)
-        ctx = self._context(times, given, cond, states, (h, w))
+        embedded, text_embedded = self._time_embedding(times, cond, states)  # (B, t, D), (B, 1, D)
+        ctx = self._context(embedded, text_embedded, cond, (h, w))
         logits: dict[str, Tensor] = {}
         last_spatial = max((i for i, layer in enumerate(self.layers) if isinstance(layer, SpatialLayer)), default=-1)
         for index, layer in enumerate(self.layers):
@@ -533,7 +548,6 @@ class VideoDiT(nn.Module):
                 x = self._run(layer, x, ctx)
             if labels_out and self.aux is not None and index + 1 == self.aux_after:
                 logits = self.aux(x, (h, w))
-        embedded = self._time_embedding(times, cond, states)[0]
         scale, shift = self.final_mod(F.silu(embedded)).unsqueeze(2).chunk(2, -1)  # (B, t, 1, D)
         out = self.readout(_ModulatedNorm.apply(x, scale, shift))  # (B, t, s, C)
         velocity = out.view(b, t, h, w, c).permute(0, 4, 1, 2, 3)  # (B, C, t, h, w)
@@ -569,13 +583,11 @@ class VideoDiT(nn.Module):
             visual = visual + self.text_pool(mean) * reads.amax(-1, keepdim=True)
         return visual, text
 
-    def _context(
-        self, times: Tensor, given: Tensor, cond: Conditioning, states: Tensor, grid: tuple[int, int]
-    ) -> Context:
-        config, dtype = self.config, states.dtype
-        b, t = times.shape
+    def _context(self, visual: Tensor, text: Tensor, cond: Conditioning, grid: tuple[int, int]) -> Context:
+        """Modulation from the embeddings of frames (B, t, D) and text (B, 1, D), rotations, and who reads what."""
+        config, dtype = self.config, visual.dtype
+        b, t, _ = visual.shape
         s = grid[0] * grid[1]
-        visual, text = self._time_embedding(times, cond, states)
         mod = self.shared_mod(F.silu(torch.cat([visual, text], 1))).view(b, t + 1, 6, config.dim)  # (B, t+1, 6, D)
         places = rope.positions(
             config.layout, cond.shot, cond.seconds, cond.text_shot, grid, rate=config.rate, reference=config.reference
@@ -603,7 +615,8 @@ class VideoDiT(nn.Module):
         )
 
     def flops(self, latent: tuple[int, int, int], text_tokens: int) -> int:
-        """FLOPs (two per multiply-add) of one forward pass for one film of ``latent`` (t, h, w) cells and ``text_tokens`` words.
+        """FLOPs (two per multiply-add) of one forward pass for one film of ``latent`` (t, h, w) cells and
+        ``text_tokens`` words.
 
         A training step costs three times this. Counts matrix products only.
         """

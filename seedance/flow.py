@@ -1,11 +1,13 @@
-"""Rectified flow between a film's latents and noise (Seedance 1.0 training objective; https://arxiv.org/abs/2403.03206).
+"""Rectified flow between a film's latents and noise (Seedance 1.0 training objective;
+https://arxiv.org/abs/2403.03206).
 
 x_t = (1 - t) x0 + t eps,  v = eps - x0;  t = 0 is the film, t = 1 is noise.
 
 Notable choices:
 
-- Times are logit-normal, then shifted towards noise by ``t' = s t / (1 + (s - 1) t)`` (APT eq. 7, SD3 eq. 23). s grows with the square root of
-  the number of tokens, length included: Seedance says "higher resolution and longer duration -> more noise" without the formula.
+- Times are logit-normal, then shifted towards noise by ``t' = s t / (1 + (s - 1) t)`` (APT eq. 7, SD3 eq. 23). s
+  grows with the square root of the number of tokens, length included: Seedance says "higher resolution and longer
+  duration -> more noise" without the formula.
 - Times are per latent frame, (B, t). One time per film is the default; one per shot or per frame are options.
 - Noise is drawn per sample from a CPU generator, so a seed is the same film on any device, alone or in any batch.
 """
@@ -55,15 +57,16 @@ def predict_eps(x: Tensor, v: Tensor, t: Tensor) -> Tensor:
 
 
 def shift(t: Tensor, s: float | Tensor) -> Tensor:
-    """Moves times towards noise: s t / (1 + (s - 1) t); s = 1 leaves them. ``s`` may be a tensor that broadcasts with ``t``."""
+    """Moves times towards noise: s t / (1 + (s - 1) t); s = 1 leaves them. ``s`` may be a tensor that
+    broadcasts with ``t``."""
     return s * t / (1 + (s - 1) * t)
 
 
 def shift_for(tokens: int, base_tokens: int = 80, base_shift: float = 1.0, longest: float = 12.0) -> float:
     """Shift for a film of ``tokens`` latent cells: base_shift * sqrt(tokens / base_tokens), within [1, longest].
 
-    The default base is nano's shortest training clip, 5 latent frames of 4 x 4. At inference give the requested size, in training the
-    bucket's (Seedream 3.0, section 2.2.2, does the former and uses the average size for the latter).
+    The default base is nano's shortest training clip, 5 latent frames of 4 x 4. At inference give the requested size,
+    in training the bucket's (Seedream 3.0, section 2.2.2, does the former and uses the average size for the latter).
     """
     return min(max(base_shift * math.sqrt(tokens / base_tokens), 1.0), longest)
 
@@ -82,7 +85,8 @@ def sample_times(
     """(B, t) logit-normal training times in (0, 1), shifted.
 
     Args:
-        per: "film" gives all frames of a film one time; "shot" one per shot of ``shot`` (B, t); "frame" one per latent frame.
+        per: "film" gives all frames of a film one time; "shot" one per shot of ``shot`` (B, t); "frame" one per
+            latent frame.
         mean, std: of the normal variable behind the logistic function.
     """
     if per not in ("film", "shot", "frame"):

@@ -2,22 +2,21 @@
 
 Notable choices:
 
-- One table (:data:`ROLES`) names the role of every parameter: *input* (finite -> wide: embeddings, tables, biases, gains), *hidden* (wide -> wide),
-  *output* (wide -> finite: the readouts). The rules per role are those of "Scaling Diffusion Transformers Efficiently via muP"
-  (https://arxiv.org/abs/2505.15270, table 1) with Adam: init std 1/sqrt(fan_in); learning rate / width multiplier for hidden only; readout
-  starts at zero and its input is divided by the width multiplier.
+- One table (:data:`ROLES`) names the role of every parameter: *input* (finite -> wide: embeddings, tables, biases,
+  gains), *hidden* (wide -> wide), *output* (wide -> finite: the readouts). The rules per role are those of "Scaling
+  Diffusion Transformers Efficiently via muP" (https://arxiv.org/abs/2505.15270, table 1) with Adam: init std
+  1/sqrt(fan_in); learning rate / width multiplier for hidden only; readout starts at zero and its input is divided by
+  the width multiplier.
 - The base width is nano's, 256, so nano itself is trained with plain rates and everything tuned on it carries over.
-- Beyond the paper: Adam's eps goes with the gradients' size (1 / multiplier for hidden), and decay keeps lr * decay constant.
+- Beyond the paper: Adam's eps goes with the gradients' size (1 / multiplier for hidden), and decay keeps lr * decay
+  constant.
 - Head size stays fixed and heads grow, so attention keeps 1/sqrt(d).
-- Projections back into the residual stream start at zero and their gates at one. Zero tells a coordinate check nothing before the second
-  update, so :func:`coordinate_check` reads later ones.
+- Projections back into the residual stream start at zero and their gates at one. Zero tells a coordinate check
+  nothing before the second update, so :mod:`seedance.coordinates` reads later ones.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
@@ -95,9 +94,11 @@ def init_weights(model: nn.Module) -> None:
 def param_groups(
     model: nn.Module, lr: float, *, weight_decay: float = 0.0, eps: float = 1e-8, multiplier: float | None = None
 ) -> list[dict[str, Any]]:
-    """AdamW groups of a model with a ``config`` of :class:`HasWidth`: hidden matrices at lr / m, eps / m and decay * m; vectors undecayed.
+    """AdamW groups of a model with a ``config`` of :class:`HasWidth`: hidden matrices at lr / m, eps / m and decay *
+    m; vectors undecayed.
 
-    ``multiplier`` is width / base width when the model has no config. Schedules must multiply each group's own ``lr``.
+    ``multiplier`` is width / base width when the model has no config. Schedules must multiply each group's own
+    ``lr``.
     """
     if multiplier is None:
         config: HasWidth = model.config  # type: ignore[assignment]

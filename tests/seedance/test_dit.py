@@ -101,7 +101,7 @@ def spatial_setup(routing: str) -> tuple[VideoDiT, SpatialLayer, Tensor, Tensor,
     times = torch.rand(2, 3)
     layer = net.layers[0]
     assert isinstance(layer, SpatialLayer)
-    return net, layer, x, text, net._context(times, cond.mask > 0, cond, cond.text, (2, 3)), cond
+    return net, layer, x, text, net._context(*net._time_embedding(times, cond, cond.text), cond, (2, 3)), cond
 
 
 @pytest.mark.parametrize("routing", ["all", "global+own"])
@@ -143,7 +143,7 @@ def test_temporal_windows_equal_attention_masked_to_the_window(window: tuple[int
     net = model(tiny(window=window))
     cond = film(frames=(1, 1), grid=grid)
     x = torch.randn(1, t, 30, 32, dtype=DOUBLE)
-    ctx = net._context(torch.rand(1, t), cond.mask > 0, cond, cond.text, grid)
+    ctx = net._context(*net._time_embedding(torch.rand(1, t), cond, cond.text), cond, grid)
     layer = net.layers[1]
     assert isinstance(layer, TemporalLayer)
     scale, shift, *rest = layer.visual.modulation(ctx.visual_mod)

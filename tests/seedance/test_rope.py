@@ -10,7 +10,8 @@ import torch
 from seedance import rope
 from seedance.errors import SeedanceError
 
-# A global caption of 2 tokens, shot 1 with 3 tokens and 2 latent frames, shot 2 with 1 token and 3 latent frames, one padded token.
+# A global caption of 2 tokens, shot 1 with 3 tokens and 2 latent frames, shot 2 with 1 token and 3 latent frames, one
+# padded token.
 TEXT_SHOT = torch.tensor([[0, 0, 1, 1, 1, 2, -1]])
 SHOT = torch.tensor([[1, 1, 2, 2, 2]])
 SECONDS = torch.tensor([[0.0, 0.5, 1.0, 1.5, 2.0]])
@@ -23,7 +24,8 @@ def places(layout: str, **options: object) -> rope.Positions:
 
 def test_diagonal_layout_puts_text_then_video_of_each_shot_along_the_diagonal() -> None:
     made = places("seedance")
-    # global text 0 1 | dummy picture of max(1, 2, 2) = 2 | shot 1 text 4 5 6 | video from 7, span max(2, 2, 2) | shot 2 text 9 | video from 10
+    # global text 0 1 | dummy picture of max(1, 2, 2) = 2 | shot 1 text 4 5 6 | video from 7, span max(2, 2, 2) | shot
+    # 2 text 9 | video from 10
     assert made.text[0, :6, 0].tolist() == [0, 1, 4, 5, 6, 9]
     assert torch.equal(made.text[..., 0], made.text[..., 1]) and torch.equal(made.text[..., 0], made.text[..., 2])
     assert made.visual[0, :, 0, 0].tolist() == [7, 8, 10, 11, 12]

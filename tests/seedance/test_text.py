@@ -1,4 +1,5 @@
-"""The text encoder through its real loader, on a tiny BERT saved to a folder; the shipped MiniLM where it is installed."""
+"""The text encoder through its real loader, on a tiny BERT saved to a folder; the shipped MiniLM where it is
+installed."""
 
 from __future__ import annotations
 
@@ -104,5 +105,6 @@ def test_the_installed_minilm_keeps_each_colour_at_its_own_word() -> None:
     a, b = encoder.encode_list(["a red cube and a blue sphere", "a blue cube and a red sphere"])
     assert a.shape == b.shape == (9, 1152)
     assert a[:, :384].std().item() == pytest.approx(1, abs=0.05)
-    # Each colour stands at its own word. (MiniLM's "cube" hardly knows its colour: binding is left to the DiT's attention.)
+    # Each colour stands at its own word. (MiniLM's "cube" hardly knows its colour: binding is left to the DiT's
+    # attention.)
     assert (a[2] - b[2]).std() > 0.5 > 0.2 > (a[3] - b[3]).std()
