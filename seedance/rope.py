@@ -66,17 +66,15 @@ def text_index(text_shot: Tensor) -> Tensor:
 def seedance(film: Film) -> Positions:
     """Diagonal: [text][video][text][video]... along (p, p, p); the global caption is followed by a dummy
     picture (LCT 3.2.2)."""
-    shots = int(film.shot.max())
-    lengths = torch.stack([(film.text_shot == k).sum(1) for k in range(shots + 1)], dim=1).float()  # (B, shots+1)
-    spans = [torch.full_like(lengths[:, 0], film.extent)]  # the dummy picture
-    for k in range(1, shots + 1):
-        there = film.shot == k  # (B, t)
-        last = torch.where(there, film.time_in_shot, 0).amax(1)
-        spans.append(torch.where(there.any(1), (last + 1).clamp(min=film.extent), 0))
-    # A script without a global caption has no group 0 and so no dummy picture.
-    spans[0] = torch.where(lengths[:, 0] > 0, spans[0], 0)
-    groups = lengths + torch.stack(spans, dim=1)  # (B, shots+1)
-    start = groups.cumsum(1) - groups  # (B, shots+1) where each caption begins
+    number = torch.arange(film.shot.shape[1] + 1, device=film.shot.device)  # groups: 0 global, as many as shots can be
+    lengths = (film.text_shot[:, :, None] == number).sum(1).float()  # (B, groups) tokens
+    there = film.shot[:, :, None] == number  # (B, t, groups)
+    last = torch.where(there, film.time_in_shot[:, :, None], 0.0).amax(1)  # (B, groups)
+    spans = torch.where(there.any(1), (last + 1).clamp(min=film.extent), 0.0)
+    # The global caption's dummy picture; a script without one has no group 0.
+    dummy = torch.where(lengths[:, :1] > 0, film.extent, 0.0)
+    groups = lengths + torch.cat([dummy, spans[:, 1:]], 1)  # (B, groups)
+    start = groups.cumsum(1) - groups  # (B, groups) where each caption begins
     video = (start + lengths).gather(1, film.shot)  # (B, t) where each frame's shot begins
     text = start.gather(1, film.text_shot.clamp(min=0)) + text_index(film.text_shot)  # (B, N)
     return _place(video + film.time_in_shot, video, video, text, film)
@@ -87,10 +85,8 @@ def _phased(film: Film, phase: float) -> Positions:
     before the picture."""
     moment = film.time + phase * (film.shot - 1)  # (B, t)
     zero = torch.zeros_like(moment)
-    length = torch.stack(
-        [(film.text_shot == k).sum(1) for k in range(int(film.text_shot.max().clamp(min=0)) + 1)], dim=1
-    )
-    behind = text_index(film.text_shot) - length.gather(1, film.text_shot.clamp(min=0))  # (B, N): -n .. -1
+    length = (film.text_shot[:, :, None] == film.text_shot[:, None, :]).sum(-1)  # (B, N) of each token's caption
+    behind = text_index(film.text_shot) - length  # (B, N): -n .. -1
     belongs = film.text_shot[:, :, None] == film.shot[:, None, :]  # (B, N, t)
     first = torch.where(belongs, moment[:, None, :], torch.inf).amin(-1)  # (B, N) where the caption's shot begins
     anchor = torch.where(first.isinf(), 0.0, first)

@@ -316,6 +316,15 @@ def test_nano_has_about_twelve_million_weights_and_starts_at_zero_velocity() -> 
     assert not VideoDiT(tiny())(noisy(cond), torch.tensor(0.5), cond).any()
 
 
+def test_a_large_model_is_shape_checked_without_memory() -> None:
+    config = DiTConfig(dim=2048, head_dim=128, spatial_layers=12, temporal_layers=12, window=(6, 9))
+    with torch.device("meta"):
+        net = VideoDiT(config)
+        cond = Conditioning.text_to_video([torch.zeros(60, 1152), torch.zeros(60, 1152)], (16, 16), (30, 54), fps=24.0)
+        v, _ = net(cond.clean, torch.zeros(1, 32), cond, labels_out=True)
+    assert v.shape == (1, 48, 32, 30, 54) and 1e9 < sum(p.numel() for p in net.parameters()) < 2e9
+
+
 def test_reported_flops_are_those_of_the_matrix_products() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
