@@ -339,7 +339,7 @@ def train_dit(recipe: DiTRecipe) -> Path:
         groups=[{**group, "lr_scale": group.pop("lr")} for group in groups], count=count, every_log=watcher, log=log,
     )  # fmt: skip
     if processes.rank == 0:
-        watcher.look(progress, average)
+        watcher.look(progress, average, evaluated=progress.finished)  # who stops a run does not want to wait
     return out / "model"
 
 
@@ -371,22 +371,19 @@ class Watcher:
             extra |= self.look(progress, average)
         return extra
 
-    def look(self, progress: Progress, average: MovingAverage) -> dict[str, Any]:
-        """Evaluates, draws and exports the averaged weights."""
+    def look(self, progress: Progress, average: MovingAverage, evaluated: bool = True) -> dict[str, Any]:
+        """Exports the averaged weights, and where ``evaluated`` measures them and draws films with them."""
         started = time.monotonic()
         if self.copy is None:
             self.copy = copy.deepcopy(self.live).eval().requires_grad_(False)
         average.copy_to(self.copy)
-        losses = {f"eval_{name}": evaluate(self.copy, store, self.recipe) for name, store in self.feeder.stores.items()}
-        name = self.recipe.sample_bucket or self.recipe.stages[-1].mix[0].bucket
-        if name in self.feeder.stores:
-            draw_samples(
-                self.copy,
-                self.vae,
-                self.feeder.stores[name],
-                self.recipe,
-                self.recipe.out / "samples" / f"step-{progress.step:07d}",
-            )
+        losses: dict[str, float] = {}
+        if evaluated:
+            losses = {f"eval_{n}": evaluate(self.copy, store, self.recipe) for n, store in self.feeder.stores.items()}
+            name = self.recipe.sample_bucket or self.recipe.stages[-1].mix[0].bucket
+            target = self.recipe.out / "samples" / f"step-{progress.step:07d}"
+            if name in self.feeder.stores:
+                draw_samples(self.copy, self.vae, self.feeder.stores[name], self.recipe, target)
         export(self.recipe, self.copy, self.vae, self.feeder, progress, losses)
         self.looked = time.monotonic()
         self.log.write(event="look", step=progress.step, **losses, look_seconds=self.looked - started)
