@@ -24,7 +24,7 @@ from seedance.training.data import to_frames, to_pixels
 from seedance.vae import VAEConfig, VideoVAE, init_pca
 
 SUITE = Path(__file__).with_name("suites") / "vae.yaml"
-REAL_CLIPS = Path("../shared/data/video")
+REAL_CLIPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "video"
 _CHUNK = 4  # latent frames decoded at a time
 
 
@@ -100,8 +100,8 @@ def _summary(values: dict[str, float]) -> dict[str, float]:
 def evaluate_vae(vae: VideoVAE, real: Path | None = None, clips: int | None = None) -> dict[str, Any]:
     """PSNR in dB of the VAE on the fixed suite, and of the linear baseline, per set.
 
-    real: the folder of real videos (default `../shared/data/video`; left out when absent). clips: only so many of each
-    set, for a quick look. Returns {"stage": {"clips", "vae": {"mean", "p10", "min"}, "pca": {...}, "per_clip"},
+    real: the folder of real videos (default `../shared/data/video` beside the project; left out when absent). clips:
+    only so many of each set, for a quick look. Returns {"stage": {"clips", "vae": {"mean", "p10", "min"}, "pca": {...}, "per_clip"},
     "real": ...}.
     """
     suite = yaml.safe_load(SUITE.read_text(encoding="utf-8"))

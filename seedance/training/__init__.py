@@ -40,7 +40,8 @@ def train(recipe_path: str | Path, overrides: Iterable[str] = ()) -> Any:
 
         return train_dit(build(DiTRecipe, recipe))
     if task == "judge":
-        from shots.stage.judge import train_judge
+        from shots.stage.judge.train import JudgeRecipe
+        from shots.stage.judge.train import train as train_judge
 
-        return train_judge({key: value for key, value in recipe.items() if key != "task"})
+        return train_judge(JudgeRecipe.from_dict(recipe))
     raise SeedanceError(f"recipe: task {task!r} is not one of {', '.join(TASKS)}")

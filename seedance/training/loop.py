@@ -12,6 +12,7 @@ Notable choices:
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
@@ -34,6 +35,7 @@ from shots.runtime.runlog import RunLog
 from shots.runtime.speed import peak_flops
 
 MAX_SKIPPED_IN_A_ROW = 50
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,17 @@ class Processes:
         if self.accelerator is None:
             return value
         return bool(self.accelerator.reduce(torch.tensor(float(value), device=device), reduction="sum").item() > 0)
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep freed memory instead of giving it back: activations are large, and on a CPU the page faults of
+    taking it anew each step cost about a third of the time. Other C libraries are left as they are."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextmanager
@@ -196,6 +209,8 @@ def run_loop(
     device = processes.accelerator.device if processes.accelerator is not None else pick_device(config.device)
     dtype, reason = pick_dtype(device, config.dtype)
     log = log or RunLog(out / "log.jsonl" if processes.rank == 0 else None, quiet=processes.rank > 0)
+    if device.type == "cpu":
+        _keep_freed_memory()
     objective.to(device).train()
     optimizer = adamw(groups or parameter_groups(objective, config.weight_decay), config.learning_rate)
     average = MovingAverage(averaged, config.ema)

@@ -23,6 +23,7 @@ from seedance.errors import SeedanceError
 from seedance.pipeline import load_vae
 from seedance.shapes import VideoShape
 from seedance.training.data import Bucket, FrameBatches, SourceConfig, to_pixels
+from seedance.training.discriminator import Discriminators, adversarial_terms
 from seedance.training.loop import LoopConfig, Progress, run_loop
 from seedance.vae import VAEConfig, VideoVAE, init_pca
 from shots.runtime.checkpoint import latest_checkpoint
@@ -32,12 +33,17 @@ from shots.runtime.weights import save_tensors
 
 @dataclass(frozen=True)
 class VAELosses:
-    """Weights of the loss terms; pixels are in [-1, 1]."""
+    """Weights of the loss terms; pixels are in [-1, 1].
+
+    adversarial: of the patch discriminators' verdict; 0 leaves them out. It makes texture and costs PSNR, so it belongs
+    into a last run from finished weights (`start`), if anywhere.
+    """
 
     rmse: float = 1.0
     l1: float = 0.25
     gradient: float = 0.25
     kl: float = 1e-5
+    adversarial: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ class VAEObjective(nn.Module):
         super().__init__()
         self.vae = vae
         self.losses = losses
+        self.judges = Discriminators() if losses.adversarial > 0 else None
 
     def forward(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         x = to_pixels(frames)  # (B, 3, T, H, W)
@@ -90,7 +97,10 @@ class VAEObjective(nn.Module):
             mse = error.square().mean(dim=(1, 2, 3, 4))  # (B,)
             terms = {"rmse": (mse + 1e-6).sqrt().mean(), "l1": error.abs().mean(), "gradient": _gradient(error)}
             terms["kl"] = 0.5 * mean.float().square().mean()
-            loss = sum(getattr(self.losses, name) * term for name, term in terms.items())
+            loss = torch.stack([getattr(self.losses, name) * term for name, term in terms.items()]).sum()
+            if self.judges is not None:
+                terms["adversarial"], terms["judges"] = adversarial_terms(self.judges, x, y.float())
+                loss = loss + self.losses.adversarial * terms["adversarial"] + terms["judges"]
             figures = {name: term.detach() for name, term in terms.items()}
             figures["psnr"] = (-10 * torch.log10(mse.detach() / 4 + 1e-10)).mean()
         return loss, figures
@@ -104,17 +114,18 @@ def _gradient(error: Tensor) -> Tensor:
     return total
 
 
-def vae_groups(vae: VideoVAE, weight_decay: float) -> list[dict[str, Any]]:
+def vae_groups(objective: VAEObjective, weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups: the linear paths, whose PCA weights are small, move far more slowly than the convolutions."""
+    vae = objective.vae
     paths = (vae.encoder.first, vae.encoder.later), (vae.decoder.first, vae.decoder.later)
     groups: list[dict[str, Any]] = []
-    trained = {id(p) for p in vae.parameters() if p.requires_grad}
+    trained = {id(p) for p in objective.parameters() if p.requires_grad}
     for scale, linears in zip((0.02, 0.1), paths, strict=True):
         slow = [p for linear in linears for p in linear.parameters() if id(p) in trained]
         trained -= {id(p) for p in slow}
         if slow:
             groups.append({"params": slow, "lr_scale": scale, "weight_decay": 0.0})
-    rest = [p for p in vae.parameters() if id(p) in trained]
+    rest = [p for p in objective.parameters() if id(p) in trained]
     groups.insert(0, {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay})
     groups.insert(1, {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0})
     return groups
@@ -178,7 +189,7 @@ def train_vae(recipe: VAERecipe) -> Progress:
         vae,
         batches,
         out,
-        groups=vae_groups(vae, recipe.loop.weight_decay),
+        groups=vae_groups(objective, recipe.loop.weight_decay),
         count=lambda frames: training_flops(vae, frames),
         log=log,
     )
