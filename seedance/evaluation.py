@@ -101,8 +101,8 @@ def evaluate_vae(vae: VideoVAE, real: Path | None = None, clips: int | None = No
     """PSNR in dB of the VAE on the fixed suite, and of the linear baseline, per set.
 
     real: the folder of real videos (default `../shared/data/video` beside the project; left out when absent). clips:
-    only so many of each set, for a quick look. Returns {"stage": {"clips", "vae": {"mean", "p10", "min"}, "pca": {...}, "per_clip"},
-    "real": ...}.
+    only so many of each set, for a quick look. Returns {"stage": {"clips", "vae": {"mean", "p10", "min"},
+    "pca": {...}, "per_clip"}, "real": ...}.
     """
     suite = yaml.safe_load(SUITE.read_text(encoding="utf-8"))
     folder = Path(real) if real is not None else REAL_CLIPS
