@@ -17,10 +17,8 @@ Notable choices:
 from __future__ import annotations
 
 import copy
-import ctypes
 import json
 import math
-import platform
 import re
 import struct
 import time
@@ -43,6 +41,7 @@ from seedance.training.latents import Batch, Bucket, Store, read_buckets, read_w
 from seedance.training.loop import LoopConfig, Processes, Progress, run_loop
 from seedance.training.optim import MovingAverage
 from seedance.vae import VideoVAE
+from shots.runtime.budget import TimeBudget
 from shots.runtime.checkpoint import latest_checkpoint, load_checkpoint
 from shots.runtime.device import pick_device, pick_dtype
 from shots.runtime.runlog import RunLog
@@ -245,17 +244,18 @@ def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class Feeder:
-    """Batch number -> batch, by the stage the run is in."""
+    """Batch number -> batch, by the stage the run is in. resumed: seconds that earlier runs took."""
 
-    def __init__(self, recipe: DiTRecipe, device: torch.device, processes: int) -> None:
+    def __init__(self, recipe: DiTRecipe, device: torch.device, processes: int = 1, resumed: float = 0.0) -> None:
         self.recipe, self.device, self.processes = recipe, device, processes
+        self.resumed = resumed
         self.buckets: dict[str, Bucket] = {}
         self.folders: dict[str, Path] = {}
         for folder in [recipe.cache] if isinstance(recipe.cache, str) else recipe.cache:
             found = read_buckets(folder)
             self.buckets |= found
             self.folders |= dict.fromkeys(found, Path(folder))
-        self.share_of_clock = 0.0
+        self.clock = TimeBudget(None)
         self.stores: dict[str, Store] = {}
         named = {share.bucket for stage in recipe.stages for share in stage.mix}
         missing = sorted(named - set(self.buckets))
@@ -272,13 +272,15 @@ class Feeder:
             store = Store.open(self.folders[name], self.buckets[name], self.stores.get(name))
             if store is not None and store is not self.stores.get(name):
                 self.stores[name] = store.to(self.device)
+        self.refreshed = self.clock.elapsed
         return sum(map(len, self.stores.values()))
 
     def share(self, number: int) -> float:
         """Share of the run behind batch ``number``."""
         loop = self.recipe.loop
         by_steps = 0.0 if loop.steps is None else number / (loop.steps * loop.accumulate * self.processes)
-        return min(1.0, max(by_steps, self.share_of_clock))
+        by_clock = 0.0 if loop.time_budget is None else (self.resumed + self.clock.elapsed) / loop.time_budget
+        return min(1.0, max(by_steps, by_clock))
 
     def stage(self, share: float) -> Stage:
         """The stage a run is in; the earlier one at the border."""
@@ -286,6 +288,8 @@ class Feeder:
 
     def __call__(self, number: int) -> Task:
         recipe = self.recipe
+        if recipe.refresh_minutes and self.clock.elapsed - self.refreshed > 60 * recipe.refresh_minutes:
+            self.refresh()
         share = self.share(number)
         stage = self.stage(share)
         mix = [part for part in stage.mix if len(self.stores.get(part.bucket, ())) > recipe.eval_clips]
@@ -309,21 +313,21 @@ class Feeder:
 def train_dit(recipe: DiTRecipe) -> Path:
     """Trains, resuming what an earlier run in ``out`` left, and exports the EMA weights. Returns the model folder."""
     out = recipe.out
-    keep_buffers_on_the_heap()
     out.mkdir(parents=True, exist_ok=True)
     log = RunLog(out / "log.jsonl")
     processes = Processes.current(recipe.loop.device)
     device = processes.accelerator.device if processes.accelerator is not None else pick_device(recipe.loop.device)
     vae = load_vae(recipe.vae)
-    feeder = Feeder(recipe, device, processes.count)
     found = latest_checkpoint(out)
-    if found is not None and recipe.loop.time_budget is not None:
-        feeder.share_of_clock = min(1.0, load_checkpoint(found)["progress"]["seconds"] / recipe.loop.time_budget)
+    resumed = 0.0 if found is None else float(load_checkpoint(found)["progress"]["seconds"])
+    feeder = Feeder(recipe, device, processes.count, resumed)
     torch.manual_seed(recipe.loop.seed)
     if recipe.init_from is not None:
         transformer = load_transformer(recipe.init_from)
     else:
         transformer = VideoDiT(DiTConfig.from_dict(recipe.model))
+    if transformer.aux is not None and recipe.aux_weight == 0:
+        transformer.aux.requires_grad_(False)  # several processes wait for the gradient of every trained weight
     transformer.checkpointing = recipe.checkpointing
     objective = Objective(transformer, recipe)
     groups = mup.param_groups(transformer, 1.0, weight_decay=recipe.loop.weight_decay)
@@ -343,31 +347,17 @@ def train_dit(recipe: DiTRecipe) -> Path:
     return out / "model"
 
 
-def keep_buffers_on_the_heap() -> None:
-    """Tells glibc not to map and unmap every large tensor: page faults are a fifth of a CPU step otherwise."""
-    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(-4, 0)  # M_MMAP_MAX
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
 class Watcher:
-    """What happens beside the steps: the clock, new shards, evaluation, sample films, export."""
+    """What happens beside the steps: evaluation, sample films, export."""
 
     def __init__(self, recipe: DiTRecipe, feeder: Feeder, vae: VideoVAE, transformer: VideoDiT, log: RunLog) -> None:
         self.recipe, self.feeder, self.vae, self.live, self.log = recipe, feeder, vae, transformer, log
         self.copy: VideoDiT | None = None
-        self.looked = self.refreshed = time.monotonic()
+        self.looked = time.monotonic()
 
     def __call__(self, progress: Progress, average: MovingAverage) -> dict[str, Any]:
-        recipe, now = self.recipe, time.monotonic()
-        if recipe.loop.time_budget is not None:
-            self.feeder.share_of_clock = min(1.0, progress.seconds / recipe.loop.time_budget)
         extra: dict[str, Any] = {"clips": sum(map(len, self.feeder.stores.values()))}
-        if recipe.refresh_minutes and now - self.refreshed > 60 * recipe.refresh_minutes:
-            extra["clips"] = self.feeder.refresh()
-            self.refreshed = time.monotonic()
-        if recipe.sample_minutes and now - self.looked > 60 * recipe.sample_minutes:
+        if self.recipe.sample_minutes and time.monotonic() - self.looked > 60 * self.recipe.sample_minutes:
             extra |= self.look(progress, average)
         return extra
 

@@ -122,17 +122,18 @@ def test_the_label_loss_is_small_for_right_labels_and_counts_actors_over_backgro
 
 
 def test_stages_follow_the_run_and_batches_repeat_by_number(cache: Path, tiny_model: Path, tmp_path: Path) -> None:
-    feeder = Feeder(recipe(cache, tiny_model, tmp_path), torch.device("cpu"), 1)
+    feeder = Feeder(recipe(cache, tiny_model, tmp_path), torch.device("cpu"))
     assert feeder(0).batch.latents.shape[2] == 1 and feeder(5).batch.latents.shape[2] > 1
     assert feeder(5).modes == EVEN and feeder(0).modes != EVEN
     a, b = feeder(4), feeder(4)
     assert torch.equal(a.batch.latents, b.batch.latents) and torch.equal(a.batch.cond.text, b.batch.cond.text)
-    feeder.share_of_clock = 0.9
-    assert feeder(0).batch.latents.shape[2] > 1
+    by_clock = recipe(cache, tiny_model, tmp_path, loop={"time_budget": 1000.0})
+    assert Feeder(by_clock, torch.device("cpu"))(10**6).batch.latents.shape[2] == 1
+    assert Feeder(by_clock, torch.device("cpu"), resumed=900.0)(0).batch.latents.shape[2] > 1
 
 
 def test_clips_kept_for_evaluation_are_never_trained_on(cache: Path, tiny_model: Path, tmp_path: Path) -> None:
-    feeder = Feeder(recipe(cache, tiny_model, tmp_path), torch.device("cpu"), 1)
+    feeder = Feeder(recipe(cache, tiny_model, tmp_path), torch.device("cpu"))
     kept = feeder.stores["clips"].latents[:2, :, 0].float()
     seen = torch.cat([feeder(n).batch.latents[:, :, 0] for n in range(3) for _ in (0,)])
     assert all((clip != other).any() for clip in seen for other in kept)
