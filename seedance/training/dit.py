@@ -314,8 +314,8 @@ def train_dit(recipe: DiTRecipe) -> Path:
     """Trains, resuming what an earlier run in ``out`` left, and exports the EMA weights. Returns the model folder."""
     out = recipe.out
     out.mkdir(parents=True, exist_ok=True)
-    log = RunLog(out / "log.jsonl")
     processes = Processes.current(recipe.loop.device)
+    log = RunLog(out / "log.jsonl" if processes.rank == 0 else None, quiet=processes.rank > 0)
     device = processes.accelerator.device if processes.accelerator is not None else pick_device(recipe.loop.device)
     vae = load_vae(recipe.vae)
     found = latest_checkpoint(out)
