@@ -1,0 +1,39 @@
+"""The judge's card: written from its config.json and from reports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shots.errors import ShotsError
+from shots.stage.judge.card import write_card
+
+
+def test_the_card_shows_what_is_read_right_before_and_after_the_vae(tmp_path: Path) -> None:
+    config = {
+        "_class_name": "Judge",
+        "sha256": {},
+        "training": {"steps": 7, "seconds": 300, "held_out": {"shape": 0.5}},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    card = write_card(tmp_path)
+    assert "| shape | 50 % |" in card.read_text()
+    reports = {
+        "stage": {"films": 4, "right": {"shape": 0.98, "present": 1.0}, "of": {}},
+        "vae_round_trip": {"films": 4, "right": {"shape": 0.95}, "of": {}},
+    }
+    (tmp_path / "report.json").write_text(json.dumps(reports))
+    write_card(tmp_path, reports=[tmp_path / "report.json"], machine="a small box", commit="abc")
+    text = card.read_text()
+    assert "| shape | 98 % | 95 % |" in text and "| colours that are there, read so | 100 % | - |" in text
+    assert "a small box" in text and "5 minutes" in text and "tests.benchmarks.judge" in text
+    assert write_card(tmp_path).read_text() == text
+    assert json.loads((tmp_path / "config.json").read_text())["sha256"] == {}
+
+
+def test_a_folder_without_a_judge_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ShotsError, match="no judge"):
+        write_card(tmp_path)
