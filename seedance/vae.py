@@ -364,7 +364,9 @@ class VideoVAE(nn.Module):
         return table[rows].T[:, :, None, None].to(z.dtype)
 
     def normalize(self, z: Tensor, first: bool = True) -> Tensor:
-        """Latents (B, 48, t, h, w) to zero mean and unit variance. `first`: z begins with a clip's first frame."""
+        """Latents (B, 48, t, h, w) to zero mean and the variances that diffusion sees: one for the channels the picture
+        hangs on, less for others (`seedance.training.vae.balance_latents`). `first`: z begins with a clip's first frame.
+        """
         return (z - self._per_frame(self.latent_mean, z, first)) / self._per_frame(self.latent_std, z, first)
 
     def denormalize(self, z: Tensor, first: bool = True) -> Tensor:

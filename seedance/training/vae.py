@@ -10,7 +10,7 @@ Notable choices:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ class VAERecipe:
     start: a folder of weights to go on from, with a fresh optimizer. freeze_encoder: train the decoder alone, so that
     the latents, their statistics and every model trained on them stay valid; needs `start`.
     pca_clips, statistics_clips: how many clips the linear paths and the latents' statistics are taken from.
+    balance: see :func:`balance_latents`; 0 leaves every channel at unit variance.
     """
 
     task: str
@@ -74,6 +75,7 @@ class VAERecipe:
     freeze_encoder: bool = False
     pca_clips: int = 384
     statistics_clips: int = 256
+    balance: float = 0.5
 
     def __post_init__(self) -> None:
         if self.freeze_encoder and self.start is None:
@@ -156,6 +158,29 @@ def latent_statistics(vae: VideoVAE, clips: Iterable[Tensor]) -> None:
         vae.latent_std[row] = values.std(1).clamp_min(1e-3)
 
 
+@torch.no_grad()
+def balance_latents(vae: VideoVAE, clips: Sequence[Tensor], power: float) -> None:
+    """Make the channels that the decoder hardly hears small, by widening their deviation in `latent_std`, in place.
+
+    A channel's weight is the RMS change of the decoded pixels when it is set to its mean; channels below the second
+    loudest are scaled by (weight / second)^power. Latents that start as whitened PCA have 48 equally loud channels of
+    which a dozen carry the picture: without this a flow spends most of its loss on texture, and shows blocks for long.
+    power 0 changes nothing, 1 makes an error in any channel cost about the same in pixels.
+    """
+    weights = torch.zeros(vae.config.channels)
+    for x in clips:
+        z = vae.normalize(vae.encode(x).float())
+        whole = vae.decode(vae.denormalize(z)).float()
+        for channel in range(len(weights)):
+            without = z.clone()
+            without[:, channel] = 0
+            change = vae.decode(vae.denormalize(without)).float() - whole
+            weights[channel] += change.square().mean().cpu() / len(clips)
+    loudness = weights.sqrt()
+    scale = (loudness / loudness.sort(descending=True).values[1]).clamp(1e-3, 1.0) ** power
+    vae.latent_std /= scale.to(vae.latent_std)
+
+
 def save_vae(vae: VideoVAE, folder: str | Path, dtype: torch.dtype = torch.bfloat16) -> list[str]:
     """Write config.json and safetensors (weights in `dtype`, statistics in fp32). Returns the weight files' names."""
     folder = Path(folder)
@@ -198,6 +223,8 @@ def train_vae(recipe: VAERecipe) -> Progress:
         vae.eval()
         if not recipe.freeze_encoder:
             latent_statistics(vae, _clips(batches, recipe.statistics_clips, 2, Bucket(17, 128, 128, 8)))
+            if recipe.balance > 0:
+                balance_latents(vae, list(_clips(batches, 16, 3, Bucket(17, 128, 128, 4))), recipe.balance)
         save_vae(vae, out / "final")
         log.write(event="saved", folder=str(out / "final"))
     return progress
