@@ -37,7 +37,7 @@ from seedance.conditioning import Mode, given_mask
 from seedance.dit import DiTConfig, VideoDiT
 from seedance.errors import SeedanceError
 from seedance.pipeline import Defaults, decode_latents, load_transformer, load_vae, save_model
-from seedance.training.latents import Batch, Bucket, Store, read_buckets, read_words
+from seedance.training.latents import Batch, Bucket, Store, check_fingerprint, fingerprint, read_buckets, read_words
 from seedance.training.loop import LoopConfig, Processes, Progress, run_loop
 from seedance.training.optim import MovingAverage
 from seedance.vae import VideoVAE
@@ -244,15 +244,26 @@ def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class Feeder:
-    """Batch number -> batch, by the stage the run is in. resumed: seconds that earlier runs took."""
+    """Batch number -> batch, by the stage the run is in. made_by: fingerprint of the latents.
 
-    def __init__(self, recipe: DiTRecipe, device: torch.device, processes: int = 1, resumed: float = 0.0) -> None:
+    resumed: seconds that earlier runs took.
+    """
+
+    def __init__(
+        self,
+        recipe: DiTRecipe,
+        made_by: dict[str, str],
+        device: torch.device,
+        processes: int = 1,
+        resumed: float = 0.0,
+    ) -> None:
         self.recipe, self.device, self.processes = recipe, device, processes
         self.resumed = resumed
         self.buckets: dict[str, Bucket] = {}
         self.folders: dict[str, Path] = {}
         for folder in [recipe.cache] if isinstance(recipe.cache, str) else recipe.cache:
             found = read_buckets(folder)
+            check_fingerprint(folder, made_by)
             self.buckets |= found
             self.folders |= dict.fromkeys(found, Path(folder))
         self.clock = TimeBudget(None)
@@ -320,7 +331,7 @@ def train_dit(recipe: DiTRecipe) -> Path:
     vae = load_vae(recipe.vae)
     found = latest_checkpoint(out)
     resumed = 0.0 if found is None else float(load_checkpoint(found)["progress"]["seconds"])
-    feeder = Feeder(recipe, device, processes.count, resumed)
+    feeder = Feeder(recipe, fingerprint(vae, recipe.text_encoder), device, processes.count, resumed)
     torch.manual_seed(recipe.loop.seed)
     if recipe.init_from is not None:
         transformer = load_transformer(recipe.init_from)

@@ -290,19 +290,26 @@ def fingerprint(vae: VideoVAE, text_encoder: str | None) -> dict[str, str]:
     }
 
 
+def stamp(folder: str | Path, made_by: dict[str, str]) -> None:
+    """Notes in a fresh cache what its latents are made by; refuses one made by other models."""
+    path = Path(folder) / "cache.json"
+    if path.is_file():
+        check_fingerprint(folder, made_by)
+    else:
+        path.write_text(json.dumps(made_by, indent=1) + "\n")
+
+
 def check_fingerprint(folder: str | Path, expected: dict[str, str]) -> None:
-    """Refuses a cache made by other models; stamps a fresh one."""
+    """Refuses a cache whose latents are made by other models than ``expected``, and one without latents."""
     path = Path(folder) / "cache.json"
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(expected, indent=1) + "\n")
-        return
+        raise SeedanceError(f"cache: {folder} holds no latents yet; run its latents recipe with a VAE first")
     found = json.loads(path.read_text())
     differ = [key for key in expected if found.get(key) != expected[key]]
     if differ:
         raise SeedanceError(
             f"cache: {folder} was made with another {', '.join(differ)}; "
-            "delete its latents-*.safetensors and cache.json, or name another folder"
+            "delete its latents-*.safetensors and cache.json, or name another folder or VAE"
         )
 
 
@@ -588,12 +595,12 @@ def build_cache(recipe: LatentsRecipe) -> Path:
     kind, reason = pick_dtype(device)
     log.write(event="encode", device=str(device), dtype=str(kind), reason=reason)
     vae = load_vae(recipe.vae).eval()
-    stamp = fingerprint(vae, recipe.text_encoder)
+    made_by = fingerprint(vae, recipe.text_encoder)
     statistics = {name: buffer.to(device) for name, buffer in vae.named_buffers()}
     vae.to(device, kind)
     for name, buffer in statistics.items():
         setattr(vae, name, buffer)
-    check_fingerprint(recipe.out, stamp)
+    stamp(recipe.out, made_by)
     text_encoder = TextEncoder.from_pretrained(recipe.text_encoder, device=device)
     while True:
         encode_frames(

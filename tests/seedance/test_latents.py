@@ -23,6 +23,7 @@ from seedance.training.latents import (
     fingerprint,
     read_buckets,
     read_words,
+    stamp,
 )
 from shots.stage import clip
 
@@ -127,8 +128,9 @@ def test_a_cache_of_another_encoder_is_refused_but_another_decoder_is_welcome(ca
         vae.decoder.stem.weight.add_(1.0)
         check_fingerprint(cache, fingerprint(vae, None))
         vae.encoder.stem.weight.add_(1.0)
-    with pytest.raises(SeedanceError, match="vae_encoder"):
-        check_fingerprint(cache, fingerprint(vae, None))
+    for refuse in (check_fingerprint, stamp):
+        with pytest.raises(SeedanceError, match="vae_encoder"):
+            refuse(cache, fingerprint(vae, None))
 
 
 def test_equal_captions_share_their_states() -> None:

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from seedance.conditioning import Conditioning
 from seedance.dit import DiTConfig, VideoDiT
 from seedance.errors import SeedanceError
-from seedance.pipeline import Seedance
+from seedance.pipeline import Seedance, load_vae
 from seedance.training.dit import DiTRecipe, Feeder, draw_mask, label_loss, train_dit
-from seedance.training.latents import Bucket, LatentsRecipe, build_cache
+from seedance.training.latents import Bucket, LatentsRecipe, build_cache, fingerprint
 from seedance.training.recipe import SHIPPED, build, load_recipe
 
 EVEN = {"text": 1.0, "first": 1.0, "first_last": 1.0, "extend": 1.0, "retake": 1.0}
@@ -65,6 +65,10 @@ def recipe(where: Path, tiny_model: Path, out: Path, **changes: Any) -> DiTRecip
         ],
     }
     return build(DiTRecipe, {**values, **changes})
+
+
+def feeder_of(made: DiTRecipe, resumed: float = 0.0) -> Feeder:
+    return Feeder(made, fingerprint(load_vae(made.vae), None), torch.device("cpu"), resumed=resumed)
 
 
 def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(
@@ -122,18 +126,18 @@ def test_the_label_loss_is_small_for_right_labels_and_counts_actors_over_backgro
 
 
 def test_stages_follow_the_run_and_batches_repeat_by_number(cache: Path, tiny_model: Path, tmp_path: Path) -> None:
-    feeder = Feeder(recipe(cache, tiny_model, tmp_path), torch.device("cpu"))
+    feeder = feeder_of(recipe(cache, tiny_model, tmp_path))
     assert feeder(0).batch.latents.shape[2] == 1 and feeder(5).batch.latents.shape[2] > 1
     assert feeder(5).modes == EVEN and feeder(0).modes != EVEN
     a, b = feeder(4), feeder(4)
     assert torch.equal(a.batch.latents, b.batch.latents) and torch.equal(a.batch.cond.text, b.batch.cond.text)
     by_clock = recipe(cache, tiny_model, tmp_path, loop={"time_budget": 1000.0})
-    assert Feeder(by_clock, torch.device("cpu"))(10**6).batch.latents.shape[2] == 1
-    assert Feeder(by_clock, torch.device("cpu"), resumed=900.0)(0).batch.latents.shape[2] > 1
+    assert feeder_of(by_clock)(10**6).batch.latents.shape[2] == 1
+    assert feeder_of(by_clock, resumed=900.0)(0).batch.latents.shape[2] > 1
 
 
 def test_clips_kept_for_evaluation_are_never_trained_on(cache: Path, tiny_model: Path, tmp_path: Path) -> None:
-    feeder = Feeder(recipe(cache, tiny_model, tmp_path), torch.device("cpu"))
+    feeder = feeder_of(recipe(cache, tiny_model, tmp_path))
     kept = feeder.stores["clips"].latents[:2, :, 0].float()
     seen = torch.cat([feeder(n).batch.latents[:, :, 0] for n in range(3) for _ in (0,)])
     assert all((clip != other).any() for clip in seen for other in kept)
