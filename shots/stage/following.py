@@ -15,9 +15,8 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -320,50 +319,6 @@ def evaluate_judge(
         "right": {kind: hits / of for kind, (hits, of) in sorted(right.items()) if of},
         "of": {kind: of for kind, (_, of) in sorted(right.items()) if of},
     }
-
-
-def contact_sheet(
-    films: Iterable[tuple[str, Frames]], path: str | Path, columns: int = 8, height: int = 96, per_row: int = 1
-) -> Path:
-    """Writes a picture with `columns` frames spread over each film and its text below, to be read by eye.
-
-    films: (text, uint8 (T, H, W, 3)); `per_row` films stand side by side; `height` is that of a frame in pixels.
-    """
-    from PIL import Image, ImageDraw
-
-    tiles = []
-    for text, frames in films:
-        pick = np.rint(np.linspace(0, len(frames) - 1, columns)).astype(int)
-        width = round(height * frames.shape[2] / frames.shape[1])
-        lines = _wrapped(text, columns * width // 6)
-        tile = Image.new("RGB", (columns * width + 8, height + 13 * len(lines) + 8), "white")
-        for column, frame in enumerate(frames[pick]):
-            tile.paste(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC), (column * width, 0))
-        draw = ImageDraw.Draw(tile)
-        for number, line in enumerate(lines):
-            draw.text((2, height + 2 + 13 * number), line, fill="black")
-        tiles.append(tile)
-    if not tiles:
-        raise ShotsError("films: there is none to show")
-    rows = [tiles[i : i + per_row] for i in range(0, len(tiles), per_row)]
-    heights = [max(tile.height for tile in row) for row in rows]
-    sheet = Image.new("RGB", (max(sum(tile.width for tile in row) for row in rows), sum(heights)), "white")
-    top = 0
-    for row, tall in zip(rows, heights, strict=True):
-        left = 0
-        for tile in row:
-            sheet.paste(tile, (left, top))
-            left += tile.width
-        top += tall
-    path = Path(path)
-    sheet.save(path)
-    return path
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    import textwrap
-
-    return [line for part in text.splitlines() for line in textwrap.wrap(part, max(20, width)) or [""]]
 
 
 def told(facts: Facts) -> str:

@@ -1,9 +1,8 @@
-"""Prompt following: scoring films, first frames, contact sheets."""
+"""Prompt following: scoring films, first frames."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from shots.script import Script, Shot
 from shots.stage.facts import ActorFacts, Facts
 from shots.stage.following import (
     Score,
-    contact_sheet,
     evaluate_first_frames,
     evaluate_judge,
     evaluate_prompts,
@@ -22,7 +20,6 @@ from shots.stage.following import (
     psnr,
     shot_hits,
     shot_starts,
-    told,
 )
 from shots.stage.heldout import SuiteItem, SuiteSpec, make_item
 from shots.stage.judge.model import SHOT_FACTS, SLOT_FACTS, JudgeConfig, JudgeNet
@@ -188,14 +185,3 @@ def test_the_judge_is_checked_on_every_kind_of_fact():
     report = evaluate_judge(judge, films=3)
     assert {"shape", "camera", "present", "absent", "broken_called"} <= set(report["right"])
     assert all(0 <= share <= 1 for share in report["right"].values())
-
-
-def test_a_contact_sheet_shows_every_film(tmp_path: Path):
-    from PIL import Image
-
-    films = [(told(SAID), np.zeros((5, 16, 32, 3), np.uint8)), ("second", np.zeros((1, 16, 16, 3), np.uint8))]
-    path = contact_sheet(films, tmp_path / "sheet.png", columns=3, height=16)
-    width, height = Image.open(path).size
-    assert width == 3 * 32 + 8 and height > 2 * 16
-    with pytest.raises(ShotsError, match="none to show"):
-        contact_sheet([], path)
