@@ -1,10 +1,11 @@
-"""The model card: `python -m seedance.training.card FOLDER [--vae-run RUN] [--recipe FILE ...] [--report FILE ...]`.
+"""The model card: `python -m seedance.training.card FOLDER [--vae-run RUN ...] [--report FILE ...] [--machine TEXT] ...`.
 
 Notable choices:
 
 - What is known of a training is kept in the folder's `training.json`: the DiT's facts, which the export writes, and
-  what is given here (the VAE's run, the recipes of earlier steps, reports, machine, commit). `README.md` is written
-  from that file and the configurations alone, so running this again without options gives the same card.
+  what is given here (the VAE's runs, runs of the DiT before the last, the recipes of earlier steps, reports, machine,
+  commit). `README.md` is written from that file and the configurations alone, so running this again without options
+  gives the same card.
 - Figures are copied from reports, which `seedance evaluate vae|prompts --json` prints; the card names the command.
 - Absolute paths are cut to their last part before anything is stored.
 """
@@ -55,7 +56,8 @@ SUITES = {
 def write_card(
     folder: str | Path,
     *,
-    vae_run: str | Path | None = None,
+    vae_runs: Iterable[str | Path] = (),
+    before: Iterable[str | Path] = (),
     recipes: Iterable[str | Path] = (),
     reports: Iterable[str | Path] = (),
     machine: str | None = None,
@@ -63,16 +65,19 @@ def write_card(
 ) -> Path:
     """Adds what is given to the model folder's `training.json` and writes its `README.md`.
 
-    vae_run: folder of the VAE's run, with its log.jsonl. recipes: of the steps before the DiT (`task: vae`, `frames`,
-    `latents`, ...), files or names of shipped ones. reports: JSON files that `seedance evaluate` printed. machine: what
-    it was trained on, in words. commit: of the code that trained it.
+    vae_runs: folders of the VAE's runs, in order, with their log.jsonl. before: model folders that earlier runs of the
+    DiT exported, in order, where the last run went on from their weights. recipes: of the steps before the DiT
+    (`task: vae`, `frames`, ...), files or names of shipped ones. reports: JSON files that `seedance evaluate` printed.
+    machine: what it was trained on, in words. commit: of the code that trained it.
 
     Raises SeedanceError for a folder without `training.json` and for files that are not what they should be.
     """
     folder = Path(folder)
     facts = portable(_read(folder / "training.json"))
-    if vae_run is not None:
-        facts["vae"] = vae_facts(Path(vae_run) / "log.jsonl")
+    if found := [vae_facts(Path(run) / "log.jsonl") for run in vae_runs]:
+        facts["vae"] = found
+    if earlier := [_read(Path(run) / "training.json") for run in before]:
+        facts["before"] = [{name: run[name] for name in ("steps", "clips_seen", "seconds")} for run in earlier]
     for path in recipes:
         recipe = portable(load_recipe(path))
         facts.setdefault("recipes", {})[str(recipe.get("task"))] = recipe
@@ -92,12 +97,16 @@ def vae_facts(log: Path) -> dict[str, Any]:
     try:
         rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     except (OSError, json.JSONDecodeError) as error:
-        raise SeedanceError(f"vae_run: {log} cannot be read ({error}); give the folder of a run of task vae") from error
+        raise SeedanceError(
+            f"vae_runs: {log} cannot be read ({error}); give the folder of a run of task vae"
+        ) from error
     starts = [row for row in rows if row.get("event") == "start"]
     ends = [row for row in rows if row.get("event") == "end"]
     seen = [row for row in rows if "samples" in row]
     if not (starts and ends and seen and ends[-1].get("finished")):
-        raise SeedanceError(f"vae_run: {log} tells of no finished run; let it finish first (seedance train resumes it)")
+        raise SeedanceError(
+            f"vae_runs: {log} tells of no finished run; let it finish first (seedance train resumes it)"
+        )
     return {
         "parameters": starts[0]["parameters"],
         "dtype": str(starts[0]["dtype"]).removeprefix("torch."),
@@ -120,7 +129,7 @@ def card_text(folder: Path, facts: dict[str, Any]) -> str:
 
 def _head(facts: dict[str, Any], transformer: dict[str, Any], index: dict[str, Any]) -> str:
     layers = f"{transformer['spatial_layers']} spatial and {transformer['temporal_layers']} temporal layers"
-    vae = f"; the VAE {facts['vae']['parameters'] / 1e6:.1f} M" if "vae" in facts else ""
+    vae = f"; the VAE {facts['vae'][0]['parameters'] / 1e6:.1f} M" if "vae" in facts else ""
     defaults = index["defaults"]
     size = f"{defaults['height']} x {defaults['width']}"
     return f"""---
@@ -159,22 +168,37 @@ checked against the hashes in `model_index.json`."""
 
 def _training(facts: dict[str, Any]) -> str:
     loop = facts["recipe"]["loop"]
-    rows = [("transformer", facts["steps"], f"{facts['clips_seen']:,} views of clips", span(facts["seconds"]))]
-    if "vae" in facts:
-        vae = facts["vae"]
-        rows.insert(0, ("VAE", vae["steps"], f"{vae['crops_seen']:,} crops", span(vae["seconds"])))
+    vaes, transformers = facts.get("vae", []), [*facts.get("before", []), facts]
+    rows = [
+        (_run("VAE", vaes, k), run["steps"], f"{run['crops_seen']:,} crops", span(run["seconds"]))
+        for k, run in enumerate(vaes)
+    ] + [
+        (
+            _run("transformer", transformers, k),
+            run["steps"],
+            f"{run['clips_seen']:,} views of clips",
+            span(run["seconds"]),
+        )
+        for k, run in enumerate(transformers)
+    ]
     lines = ["## Training", "", table(("part", "steps", "seen", "time"), rows), ""]
     lines.append(f"- on: {facts.get('machine', facts['device'])}")
     lines.append(f"- code: commit {facts['commit']}" if "commit" in facts else "- code: commit not recorded")
     lines.append(f"- seed {loop['seed']}, learning rate {loop['learning_rate']:g}, EMA {loop['ema']:g}")
-    begun = facts["recipe"].get("init_from")
-    lines.append(f"- started from {begun}" if begun else "- started from nothing")
+    if facts["recipe"].get("init_from"):
+        what = "the run before it" if "before" in facts else facts["recipe"]["init_from"]
+        lines.append(f"- the last run of the transformer started from the weights of {what}")
     lines.append("- losses at the end, on clips held out of the cache: " + _listed(facts.get("losses", {})))
     lines.append("- the recipes, whole: `training.json`")
-    lines += ["", "Stages of the transformer, by share of its time; each draws its batches from these buckets:", ""]
+    last = "the last run" if "before" in facts else "its run"
+    lines += ["", f"Stages of the transformer, by share of {last}; each draws its batches from these buckets:", ""]
     lines.append(table(("until", "mix"), [(share(s["until"]), _mix(s["mix"])) for s in facts["recipe"]["stages"]]))
     modes = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in facts["recipe"]["modes"].items())
     return "\n".join([*lines, "", f"Given frames, by weight: {modes}."])
+
+
+def _run(part: str, runs: list[dict[str, Any]], number: int) -> str:
+    return part if len(runs) == 1 else f"{part}, run {number + 1}"
 
 
 def _mix(mix: list[dict[str, Any]]) -> str:
@@ -303,7 +327,8 @@ def main() -> None:
     """Write the card that the command line asks for, and say where it lies."""
     parser = argparse.ArgumentParser(prog="python -m seedance.training.card", description="Write a model card.")
     parser.add_argument("folder", type=Path, help="model folder, with the training.json of its export")
-    parser.add_argument("--vae-run", type=Path, metavar="FOLDER", help="run folder of the VAE, with log.jsonl")
+    parser.add_argument("--vae-run", nargs="+", default=[], metavar="FOLDER", help="the VAE's run folders, in order")
+    parser.add_argument("--before", nargs="+", default=[], metavar="FOLDER", help="models that runs before exported")
     parser.add_argument("--recipe", nargs="+", default=[], metavar="FILE", help="recipes of the steps before the DiT")
     parser.add_argument(
         "--report", nargs="+", default=[], type=Path, metavar="FILE", help="what seedance evaluate printed"
@@ -313,8 +338,8 @@ def main() -> None:
     said = parser.parse_args()
     try:
         path = write_card(
-            said.folder, vae_run=said.vae_run, recipes=said.recipe, reports=said.report, machine=said.machine,
-            commit=code_commit() if said.commit == "here" else said.commit,
+            said.folder, vae_runs=said.vae_run, before=said.before, recipes=said.recipe, reports=said.report,
+            machine=said.machine, commit=code_commit() if said.commit == "here" else said.commit,
         )  # fmt: skip
     except (SeedanceError, ShotsError) as error:
         sys.exit(f"card: {error}")

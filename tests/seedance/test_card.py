@@ -64,7 +64,7 @@ def test_the_card_tells_recipe_time_machine_data_figures_and_how_to_go_on(
     report = tmp_path / "report.json"
     report.write_text(json.dumps(VAE_REPORT))
     write_card(
-        model, vae_run=vae_run, recipes=["nano-vae-frames"], reports=[report], machine="a small box", commit="abc123"
+        model, vae_runs=[vae_run], recipes=["nano-vae-frames"], reports=[report], machine="a small box", commit="abc123"
     )
     card = (model / "README.md").read_text()
     for said in (
@@ -77,8 +77,19 @@ def test_the_card_tells_recipe_time_machine_data_figures_and_how_to_go_on(
 
 
 def test_the_card_is_written_again_from_the_folder_alone(model: Path, vae_run: Path) -> None:
-    first = write_card(model, vae_run=vae_run, recipes=["nano-vae-frames"], machine="a small box").read_text()
+    first = write_card(model, vae_runs=[vae_run], recipes=["nano-vae-frames"], machine="a small box").read_text()
     assert write_card(model).read_text() == first
+
+
+def test_every_run_that_led_to_the_weights_is_told(model: Path, vae_run: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    first.mkdir()
+    (first / "training.json").write_text(json.dumps(FACTS | {"steps": 777}))
+    facts = FACTS | {"recipe": FACTS["recipe"] | {"init_from": "/home/first"}}
+    (model / "training.json").write_text(json.dumps(facts))
+    card = write_card(model, vae_runs=[vae_run, vae_run], before=[first]).read_text()
+    assert "| transformer, run 1 | 777 |" in card and "| transformer, run 2 | 12 |" in card and "| VAE, run 2 |" in card
+    assert "weights of the run before it" in card
 
 
 def test_no_path_of_the_training_machine_is_stored(model: Path) -> None:
@@ -90,7 +101,7 @@ def test_no_path_of_the_training_machine_is_stored(model: Path) -> None:
 def test_a_run_that_is_not_finished_and_a_folder_without_facts_are_refused(model: Path, tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1, "samples": 2}))
     with pytest.raises(SeedanceError, match="no finished run"):
-        write_card(model, vae_run=tmp_path)
+        write_card(model, vae_runs=[tmp_path])
     (model / "training.json").unlink()
     with pytest.raises(SeedanceError, match=r"training\.json"):
         write_card(model)
