@@ -1,4 +1,4 @@
-"""The model card: `python -m seedance.training.card FOLDER [--vae-run RUN ...] [--report FILE ...] [--machine TEXT] ...`.
+"""The model card: `python -m seedance.training.card FOLDER [--vae-run RUN ...] [--report FILE ...] [--machine TEXT]`.
 
 Notable choices:
 
