@@ -1,4 +1,4 @@
-"""The judge's card: `python -m shots.stage.judge.card [FOLDER] [--report FILE ...] [--machine TEXT] [--commit C]`.
+"""The judge's card: `python -m shots.stage.judge.card [FOLDER] [--run RUN] [--report FILE ...] [--machine TEXT]`.
 
 Notable choice: what is known is kept in the folder's `config.json` under `training`; `README.md` is written from that
 file alone. Reports are what `python -m tests.benchmarks.judge` prints.
@@ -23,14 +23,16 @@ _NOT_FACTS = ("absent", "broken_called", "present", "sound")  # kinds that stand
 def write_card(
     folder: str | Path = SHIPPED,
     *,
+    run: str | Path | None = None,
     reports: Iterable[str | Path] = (),
     machine: str | None = None,
     commit: str | None = None,
 ) -> Path:
     """Adds what is given to `config.json` and writes the folder's `README.md`.
 
-    reports: JSON files {"stage": report, "vae_round_trip": report}, each a report of `evaluate_judge`. machine: what it
-    was trained on, in words. commit: of the code that trained it.
+    run: folder of its training, whose log.jsonl tells the recipe. reports: JSON files {"stage": report,
+    "vae_round_trip": report}, each a report of `evaluate_judge`. machine: what it was trained on, in words. commit: of
+    the code that trained it.
 
     Raises ShotsError for a folder without a judge and a report that cannot be read.
     """
@@ -39,6 +41,8 @@ def write_card(
     if config.get("_class_name") != "Judge":
         raise ShotsError(f"folder: {folder} holds no judge; train one with seedance train (task: judge)")
     training: dict[str, Any] = config.setdefault("training", {})
+    if run is not None:
+        training["recipe"] = _recipe(Path(run) / "log.jsonl")
     for path in reports:
         training.setdefault("reports", {}).update(_read(Path(path)))
     training |= {name: value for name, value in (("machine", machine), ("commit", commit)) if value is not None}
@@ -55,6 +59,11 @@ def card_text(config: dict[str, Any]) -> str:
     told = [f"- steps {training.get('steps', 'not recorded')}, {span(training.get('seconds', 0))}"]
     told += [f"- on: {training['machine']}"] if "machine" in training else []
     told += [f"- code: commit {training['commit']}"] if "commit" in training else []
+    if recipe := training.get("recipe"):
+        told.append(f"- seed {recipe['seed']}, batches of {recipe['batch']}, learning rate {recipe['lr']:g}")
+        told.append(f"- {recipe['pool_size']:,} shots, each used many times, each time damaged otherwise")
+        if recipe.get("extra_pools"):
+            told.append(f"- {share(recipe['extra_share'])} of each batch: shots that went through the VAE and back")
     parts = [_ABOUT, "## Training\n\n" + "\n".join([*told, _DATA]), _figures(training), _LIMITS]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -121,6 +130,18 @@ _NAMES = {
 }
 
 
+def _recipe(log: Path) -> dict[str, Any]:
+    """The recipe of the last start that a run's log tells of."""
+    try:
+        rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    except (OSError, json.JSONDecodeError) as error:
+        raise ShotsError(f"run: {log} cannot be read ({error}); give the folder of a judge's training") from error
+    starts = [row["recipe"] for row in rows if row.get("event") == "start" and "recipe" in row]
+    if not starts:
+        raise ShotsError(f"run: {log} tells of no start; give the folder of a judge's training")
+    return dict(starts[-1])
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -135,13 +156,14 @@ def main() -> None:
     """Write the card that the command line asks for, and say where it lies."""
     parser = argparse.ArgumentParser(prog="python -m shots.stage.judge.card", description="Write the judge's card.")
     parser.add_argument("folder", type=Path, nargs="?", default=SHIPPED, help="the judge's folder (default: shipped)")
+    parser.add_argument("--run", type=Path, metavar="FOLDER", help="run folder of its training, with log.jsonl")
     parser.add_argument("--report", nargs="+", default=[], type=Path, metavar="FILE", help="tests.benchmarks.judge's")
     parser.add_argument("--machine", metavar="TEXT", help="what it was trained on")
     parser.add_argument("--commit", help='of the code that trained it; "here" is the one checked out')
     said = parser.parse_args()
     try:
         commit = code_commit() if said.commit == "here" else said.commit
-        path = write_card(said.folder, reports=said.report, machine=said.machine, commit=commit)
+        path = write_card(said.folder, run=said.run, reports=said.report, machine=said.machine, commit=commit)
     except ShotsError as error:
         sys.exit(f"card: {error}")
     sys.stdout.write(f"{path}\n")

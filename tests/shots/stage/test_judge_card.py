@@ -30,6 +30,10 @@ def test_the_card_shows_what_is_read_right_before_and_after_the_vae(tmp_path: Pa
     assert "| shape | 98 % | 95 % |" in text and "| colours that are there, read so | 100 % | - |" in text
     assert "a small box" in text and "5 minutes" in text and "tests.benchmarks.judge" in text
     assert write_card(tmp_path).read_text() == text
+    recipe = {"seed": 5, "batch": 32, "lr": 0.002, "pool_size": 1000, "extra_pools": ["/x/y"], "extra_share": 0.3}
+    (tmp_path / "log.jsonl").write_text(json.dumps({"event": "start", "recipe": recipe}))
+    assert "30 % of each batch" in write_card(tmp_path, run=tmp_path).read_text()
+    assert "/x" not in (tmp_path / "config.json").read_text()
     assert json.loads((tmp_path / "config.json").read_text())["sha256"] == {}
 
 
