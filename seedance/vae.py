@@ -365,7 +365,8 @@ class VideoVAE(nn.Module):
 
     def normalize(self, z: Tensor, first: bool = True) -> Tensor:
         """Latents (B, 48, t, h, w) to zero mean and the variances that diffusion sees: one for the channels the picture
-        hangs on, less for others (`seedance.training.vae.balance_latents`). `first`: z begins with a clip's first frame.
+        hangs on, less for others (`seedance.training.vae.balance_latents`). `first`: z begins with a clip's first
+        frame.
         """
         return (z - self._per_frame(self.latent_mean, z, first)) / self._per_frame(self.latent_std, z, first)
 

@@ -1,7 +1,9 @@
 """The stage: a procedural film set whose every fact is known.
 
-`scene` is the vocabulary, `writer` writes films, `motion` moves them, `render` draws them, `observe` says what can be told
-from the pixels, `words` and `parse` go from films to English and back, `annotate` and `edits` make the tasks, `clips` does
+`scene` is the vocabulary, `writer` writes films, `motion` moves them, `render` draws them, `observe` says what can be
+told
+from the pixels, `words` and `parse` go from films to English and back, `annotate` and `edits` make the tasks, `clips`
+does
 it all from one seed, and `judge` reads films back into facts.
 """
 
@@ -11,14 +13,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .render import Rendered, render_film
     from .clips import LABELS, Sample, clip, sample
+    from .render import Rendered, render_film
     from .scene import STAGE_VERSION, Film
     from .writer import write_film
 
 _HOME = {
-    "STAGE_VERSION": "scene", "Film": "scene", "LABELS": "clips", "Rendered": "render", "Sample": "clips",
-    "clip": "clips", "render_film": "render", "sample": "clips", "write_film": "writer",
+    "STAGE_VERSION": "scene",
+    "Film": "scene",
+    "LABELS": "clips",
+    "Rendered": "render",
+    "Sample": "clips",
+    "clip": "clips",
+    "render_film": "render",
+    "sample": "clips",
+    "write_film": "writer",
 }
 __all__ = ["LABELS", "STAGE_VERSION", "Film", "Rendered", "Sample", "clip", "render_film", "sample", "write_film"]
 

@@ -2,8 +2,8 @@
 
 Notable choices:
 
-- A shot of `frames` frames at `fps` lasts (frames - 1) / fps seconds in the world, so that a low frame rate shows the same
-  actions at the same speed as a high one.
+- A shot of `frames` frames at `fps` lasts (frames - 1) / fps seconds in the world, so that a low frame rate shows the
+  same actions at the same speed as a high one.
 - A single frame is a still: it is drawn at a random moment, and its caption says nothing that takes time.
 - Labels sit on the latent grid (16 x 16 pixels, first frame alone, then groups of four), for auxiliary targets.
 """
@@ -26,7 +26,10 @@ from .words import describe_film, describe_shot
 from .writer import write_film
 
 LABELS: dict[str, int] = {
-    "colour": 1 + len(COLOURS), "shape": 1 + len(SHAPES), "size": 1 + len(SIZES), "surface": 1 + len(SURFACES),
+    "colour": 1 + len(COLOURS),
+    "shape": 1 + len(SHAPES),
+    "size": 1 + len(SIZES),
+    "surface": 1 + len(SURFACES),
     "action": 1 + len(ACTIONS),
 }
 """Name -> number of classes of the per-cell labels; class 0 is "no actor here"."""
@@ -74,7 +77,8 @@ def sample(
     """Writes, renders and observes the film of `seed`.
 
     Args:
-        height, width: pixels. frames: per shot, 1 + 4n to fit the VAE (not enforced). fps: frames per second. shots: number
+        height, width: pixels. frames: per shot, 1 + 4n to fit the VAE (not enforced). fps: frames per second. shots:
+        number
         of shots. actors: cast size, drawn when None. split: see `shots.stage.writer.write_film`.
     """
     if frames < 1 or shots < 1:
@@ -113,18 +117,21 @@ def cell_labels(film: Film, rendered: Rendered) -> dict[str, Tensor]:
     edges = [0, *rendered.boundaries, len(rendered.frames)]
     per_shot: dict[str, list[Tensor]] = {name: [] for name in LABELS}
     for k, shot in enumerate(film.shots):
-        instance = rendered.instance[edges[k]:edges[k + 1]]  # (T, H, W)
+        instance = rendered.instance[edges[k] : edges[k + 1]]  # (T, H, W)
         cover = torch.stack([(instance == i + 1).float() for i in range(len(film.cast))], 1)  # (T, N, H, W)
         cover = torch.nn.functional.avg_pool2d(cover, 16)  # (T, N, h, w)
-        later = cover[1:1 + (len(cover) - 1) // 4 * 4]
+        later = cover[1 : 1 + (len(cover) - 1) // 4 * 4]
         groups = torch.cat([cover[:1], later.view(-1, 4, *later.shape[1:]).mean(1)]) if len(later) else cover[:1]
         share, who = groups.max(dim=1)  # (t, h, w)
         table = torch.zeros(len(LABELS), 1 + len(film.cast), dtype=torch.int8, device=instance.device)
         for i, actor in enumerate(film.cast):
             core = core_action([a for a in shot.actions if a.actor == actor.name])
             values = (
-                COLOURS.index(actor.colour), SHAPES.index(actor.shape), SIZES.index(actor.size),
-                SURFACES.index(actor.surface), ACTIONS.index(core.kind if core else "still"),
+                COLOURS.index(actor.colour),
+                SHAPES.index(actor.shape),
+                SIZES.index(actor.size),
+                SURFACES.index(actor.surface),
+                ACTIONS.index(core.kind if core else "still"),
             )
             table[:, 1 + i] = torch.tensor(values, dtype=torch.int8) + 1
         index = torch.where(share >= _CELL_SHARE, who + 1, torch.zeros_like(who))

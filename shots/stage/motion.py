@@ -1,8 +1,8 @@
 """Kinematics of the stage: where every actor and the camera are at given times of one shot.
 
 All functions are closed forms of time, vectorised over frames; nothing is simulated step by step, so any frame rate
-sees the same film. Actions of one actor compose in order of their starts and leave their end state behind (a moved actor
-stays where it went, a grown one stays grown; a jump or a full circle comes back by itself).
+sees the same film. Actions of one actor compose in order of their starts and leave their end state behind (a moved
+actor stays where it went, a grown one stays grown; a jump or a full circle comes back by itself).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from .scene import COLOUR_RGB, SIZE_SCALE, Action, Camera, Film, ShotSpec
 
-# Half extents of each unit shape (height 1, base on the floor) along its own x, y, z; the renderer and the writer share them.
+# Half extents of each unit shape (height 1, base on the floor) along its own x, y, z; the renderer and the writer
+# share them.
 HALF_EXTENT: dict[str, tuple[float, float, float]] = {
     "sphere": (0.50, 0.50, 0.50),
     "cube": (0.46, 0.50, 0.46),
@@ -36,7 +37,8 @@ def ease(p: Tensor) -> Tensor:
 
 @dataclass
 class ActorTrack:
-    """One actor over T frames: `base` (T, 3) floor point below it plus height, `yaw` (T,) radians, `scale` (T, 3), `rgb` (T, 3)."""
+    """One actor over T frames: `base` (T, 3) floor point below it plus height, `yaw` (T,) radians, `scale` (T, 3),
+    `rgb` (T, 3)."""
 
     base: Tensor
     yaw: Tensor
@@ -46,7 +48,8 @@ class ActorTrack:
 
 @dataclass
 class CameraTrack:
-    """The camera over T frames: `eye` (T, 3), `rotation` (T, 3, 3) with rows right, up, forward, `focal` (T,) = 1 / tan(fov / 2)."""
+    """The camera over T frames: `eye` (T, 3), `rotation` (T, 3, 3) with rows right, up, forward, `focal` (T,) = 1 /
+    tan(fov / 2)."""
 
     eye: Tensor
     rotation: Tensor
@@ -60,7 +63,8 @@ def actor_radius(shape: str, size: str) -> float:
 
 
 def camera_track(camera: Camera, seconds: float, times: Tensor) -> CameraTrack:
-    """The camera's poses at `times` (T,) seconds of a shot that lasts `seconds`. Pan right turns the camera to its right."""
+    """The camera's poses at `times` (T,) seconds of a shot that lasts `seconds`. Pan right turns the camera to its
+    right."""
     t = times
     p = ease(t / seconds) * 0.35 + (t / seconds).clamp(0, 1) * 0.65  # nearly linear, soft ends
     zero = torch.zeros_like(t)
@@ -170,8 +174,8 @@ def _apply(film: Film, action: Action, tracks: dict[str, ActorTrack], times: Ten
             offset = start - target
             angle = sign * 2 * torch.pi * amount * q
             c, s = torch.cos(angle), torch.sin(angle)
-            base[:, 0] += (target[0] + offset[0] * c + offset[2] * s - start[0])
-            base[:, 2] += (target[2] - offset[0] * s + offset[2] * c - start[2])
+            base[:, 0] += target[0] + offset[0] * c + offset[2] * s - start[0]
+            base[:, 2] += target[2] - offset[0] * s + offset[2] * c - start[2]
         elif kind == "push":
             me, it = film.actor(action.actor), film.actor(action.other or "")
             reach = actor_radius(me.shape, me.size) + actor_radius(it.shape, it.size)
@@ -185,8 +189,11 @@ def _apply(film: Film, action: Action, tracks: dict[str, ActorTrack], times: Ten
             base[:, 0] += 2.0 * (target[0] - start[0]) * q
             base[:, 1] += amount * 4.0 * q * (1.0 - q)
         elif kind == "hide_behind":
-            # Behind, as seen from the default camera: a little further out on the line from the camera through the other.
+            # Behind, as seen from the default camera: a little further out on the line from the camera through the
+            # other.
             eye = torch.tensor([0.0, 0.0, 6.0], dtype=times.dtype, device=times.device)
-            line = torch.nn.functional.normalize((target - eye) * torch.tensor([1.0, 0.0, 1.0], dtype=times.dtype, device=times.device), dim=0)
+            line = torch.nn.functional.normalize(
+                (target - eye) * torch.tensor([1.0, 0.0, 1.0], dtype=times.dtype, device=times.device), dim=0
+            )
             base += (target + line * amount - start) * q[:, None]
     track.base = base

@@ -1,8 +1,8 @@
 """What a viewer can tell from a rendered film, computed from its pixels' labels and its projected boxes.
 
-A fact that cannot be told (a spinning matte sphere, "toward" against "grows" without a floor line to judge by, an actor out
-of frame) is never said in a caption, never asked, never counted. Thresholds are shares of the picture's width, height or
-area and were set by looking at renders at 128 x 128.
+A fact that cannot be told (a spinning matte sphere, "toward" against "grows" without a floor line to judge by, an
+actor out of frame) is never said in a caption, never asked, never counted. Thresholds are shares of the picture's
+width, height or area and were set by looking at renders at 128 x 128.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Observations:
 
     def sees_size(self, shot: int, actor: str) -> bool:
         changed = any(
-            a.actor == actor and a.kind in ("grow", "shrink", "stretch", "squash") for a in self.film.shots[shot].actions
+            a.actor == actor and a.kind in ("grow", "shrink", "stretch", "squash")
+            for a in self.film.shots[shot].actions
         )
         scale = self.film.set.floor in SCALE_FLOORS or self.film.set.style == "neon"
         return self.sees_actor(shot, actor) and not changed and scale and not self.film.set.fog

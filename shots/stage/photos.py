@@ -1,7 +1,7 @@
 """Photographs as sets: slow pans and zooms over a still, so that first-frame conditioning learns real pictures.
 
-The window's path is a closed form of time; each frame is one bilinear look-up in a copy of the photograph that was first
-reduced (area average) to about the window's resolution, so nothing aliases and nothing shimmers.
+The window's path is a closed form of time; each frame is one bilinear look-up in a copy of the photograph that was
+first reduced (area average) to about the window's resolution, so nothing aliases and nothing shimmers.
 """
 
 from __future__ import annotations
@@ -34,10 +34,17 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 def photo_clip(
-    photo: NDArray[np.uint8], seed: int, height: int = 128, width: int = 128, frames: int = 37, fps: float = 12.0,
-    move: str | None = None, source: str = "photo",
+    photo: NDArray[np.uint8],
+    seed: int,
+    height: int = 128,
+    width: int = 128,
+    frames: int = 37,
+    fps: float = 12.0,
+    move: str | None = None,
+    source: str = "photo",
 ) -> Clip:
-    """A clip of `frames` frames that looks over `photo`, uint8 (H, W, 3), with a camera move drawn from `seed` unless given.
+    """A clip of `frames` frames that looks over `photo`, uint8 (H, W, 3), with a camera move drawn from `seed` unless
+    given.
 
     Raises ShotsError for a photo that is not uint8 (H, W, 3) or an unknown move.
     """
@@ -50,7 +57,8 @@ def photo_clip(
     seconds = max((frames - 1) / fps, 1e-6)
     p = torch.arange(frames, dtype=torch.float64) / fps / seconds if frames > 1 else torch.zeros(1, dtype=torch.float64)
     p = 0.35 * ease(p) + 0.65 * p
-    # The window: its height as a share of the largest window that fits, and its centre, both in [-1, 1] photo coordinates.
+    # The window: its height as a share of the largest window that fits, and its centre, both in [-1, 1] photo
+    # coordinates.
     tall, wide = photo.shape[:2]
     largest = min(tall / height, wide / width)  # photo pixels per output pixel at share 1
     ratio = rng.uniform(1.2, 1.6)
@@ -91,7 +99,8 @@ def photo_clips(
 
 
 def _look(photo: NDArray[np.uint8], scale: Tensor, x: Tensor, y: Tensor, height: int, width: int) -> Tensor:
-    """Windows of the photo at centres x, y (T,) in [-1, 1] and `scale` (T,) photo pixels per pixel: uint8 (T, h, w, 3)."""
+    """Windows of the photo at centres x, y (T,) in [-1, 1] and `scale` (T,) photo pixels per pixel: uint8 (T, h, w,
+    3)."""
     image = torch.from_numpy(np.ascontiguousarray(photo)).permute(2, 0, 1)[None].float()  # (1, 3, H, W)
     tall, wide = photo.shape[:2]
     step = float(scale.min())

@@ -1,4 +1,5 @@
-"""The stage's renderer: a small signed-distance ray tracer in torch that runs on CPU and GPU and agrees between them to rounding.
+"""The stage's renderer: a small signed-distance ray tracer in torch that runs on CPU and GPU and agrees between them
+to rounding.
 
 Notable choices:
 
@@ -7,9 +8,10 @@ Notable choices:
 - Silhouettes are anti-aliased from the ray's closest approach (one ray per pixel); floor patterns are box-filtered
   analytically over the pixel's footprint; a static camera draws its background once per shot.
 - Actors are composited far to near by the depth of their centres; they stand apart, so this order is exact in practice.
-- Shadows fall on the floor only (no actor shades another); soft edges come from the closest approach along the light ray.
-- Returned beside the frames: the actor of every pixel, and per actor the share of the picture that is seen and the share
-  that would be seen were nobody in front, from which observability follows.
+- Shadows fall on the floor only (no actor shades another); soft edges come from the closest approach along the light
+  ray.
+- Returned beside the frames: the actor of every pixel, and per actor the share of the picture that is seen and the
+  share that would be seen were nobody in front, from which observability follows.
 """
 
 from __future__ import annotations
@@ -32,9 +34,10 @@ class Rendered:
     """A rendered film. T frames of H x W pixels, N = len(film.cast).
 
     frames (T, H, W, 3) uint8 sRGB; times (T,) seconds; shot_index (T,) from 0; instance (T, H, W) uint8, 0 for the
-    background, 1 + i for cast member i; visible and full (T, N): share of the picture's pixels seen of the actor, and the
-    share it would cover inside the frame with nobody in front; box (T, N, 4): x0, y0, x1, y1 in [0, 1] of its projected
-    bounding box, which may leave the frame (NaN where not placed); boundaries: frames at which a later shot starts.
+    background, 1 + i for cast member i; visible and full (T, N): share of the picture's pixels seen of the actor, and
+    the share it would cover inside the frame with nobody in front; box (T, N, 4): x0, y0, x1, y1 in [0, 1]
+    of its projected bounding box, which may leave the frame (NaN where not placed); boundaries: frames at
+    which a later shot starts.
     """
 
     frames: Tensor
@@ -159,7 +162,8 @@ def _vec(values: tuple[float, ...], like: Tensor) -> Tensor:
 
 
 def _hash(x: Tensor, y: Tensor) -> Tensor:
-    """Pseudo-random values in [0, 1) of integer lattice points, alike on every device (integers, no sine of large numbers)."""
+    """Pseudo-random values in [0, 1) of integer lattice points, alike on every device (integers, no sine of large
+    numbers)."""
     n = x.to(torch.int64) * 374761393 + y.to(torch.int64) * 668265263
     n = ((n ^ (n >> 13)) * 1274126177) & 0x7FFFFFFF
     n = n ^ (n >> 16)
@@ -178,19 +182,23 @@ def _noise(x: Tensor, y: Tensor) -> Tensor:
 
 def _square_wave(x: Tensor, width: Tensor) -> Tensor:
     """Box-filtered square wave of period 2 in [-1, 1]; `width` is the footprint in x."""
+
     def ramp(v: Tensor) -> Tensor:  # integral of the wave: a triangle wave
         f = v - 2.0 * torch.floor(v * 0.5)
         return 1.0 - (f - 1.0).abs()
+
     w = width.clamp_min(1e-4)
     return ((ramp(x + w * 0.5) - ramp(x - w * 0.5)) / w).clamp(-1, 1)
 
 
 def _lines(x: Tensor, width: Tensor, thick: float) -> Tensor:
     """Box-filtered share in [0, 1] of the footprint covered by lines `thick` wide at every integer x."""
+
     def ramp(v: Tensor) -> Tensor:  # integral of the indicator of [-thick/2, thick/2] around integers
         f = v + thick * 0.5
         n = torch.floor(f)
         return n * thick + (f - n).clamp_max(thick)
+
     w = width.clamp_min(1e-4)
     return ((ramp(x + w * 0.5) - ramp(x - w * 0.5)) / w).clamp(0, 1)
 
@@ -216,7 +224,9 @@ def _floor_colour(film: Film, x: Tensor, z: Tensor, foot: Tensor, foot_z: Tensor
     elif kind == "planks":
         row = torch.floor(x * 1.5)
         shade = _hash(row, row * 0 + 7) * 0.5 + _noise(x * 9.0, z * 0.8) * 0.35 * fade + 0.15
-        gap = torch.maximum(_lines(x * 1.5, foot * 1.5, 0.06), _lines(z * 0.4 + _hash(row, row * 0 + 3), foot_z * 0.4, 0.02))
+        gap = torch.maximum(
+            _lines(x * 1.5, foot * 1.5, 0.06), _lines(z * 0.4 + _hash(row, row * 0 + 3), foot_z * 0.4, 0.02)
+        )
         a, b = _vec((0.20, 0.105, 0.05), x), _vec((0.44, 0.26 + 0.03 * tint, 0.13), x)
         colour = (a + (b - a) * shade[..., None]) * (1.0 - 0.8 * gap)[..., None]
     elif kind == "sand":
@@ -261,11 +271,15 @@ def _sky_colour(film: Film, direction: Tensor, light: _Light) -> Tensor:
     elif sky == "sunset":
         sun = _vec((-0.35, 0.10, -0.93), direction)
         glow = (direction * sun).sum(-1).clamp_min(0)
-        colour = colour + (glow**24)[..., None] * _vec((0.9, 0.42, 0.12), direction) + ((glow - 0.992).clamp_min(0) * 300).clamp(0, 1)[..., None]
+        colour = (
+            colour
+            + (glow**24)[..., None] * _vec((0.9, 0.42, 0.12), direction)
+            + ((glow - 0.992).clamp_min(0) * 300).clamp(0, 1)[..., None]
+        )
     elif sky == "night":
         gx, gy = direction[..., 0] * 34 / (y + 0.6), y * 34
         cell = _hash(torch.floor(gx), torch.floor(gy))
-        near = ((gx - torch.floor(gx) - 0.5) ** 2 + (gy - torch.floor(gy) - 0.5) ** 2)
+        near = (gx - torch.floor(gx) - 0.5) ** 2 + (gy - torch.floor(gy) - 0.5) ** 2
         star = ((cell > 0.86).to(y.dtype) * (1.0 - near * 7.0).clamp_min(0)) * (y * 12).clamp(0, 1)
         moon = _vec((0.42, 0.34, -0.84), direction)
         disc = (((direction * moon).sum(-1) - 0.9965) * 900).clamp(0, 1)
@@ -319,7 +333,8 @@ def _distance(shape: str, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
 
 @dataclass
 class _Rays:
-    """Flat rays of one shape: object-space origin and unit direction (N, 3), instance row (N,), angular width of a pixel (N,)."""
+    """Flat rays of one shape: object-space origin and unit direction (N, 3), instance row (N,), angular width of a
+    pixel (N,)."""
 
     origin: Tensor
     direction: Tensor
@@ -349,7 +364,8 @@ def _bound(rays: _Rays) -> tuple[Tensor, Tensor]:
 
 
 def _march(shape: str, rays: _Rays, pixel: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Sphere tracing. Returns distance along the ray at its closest approach (N,) and the pixel's coverage there (N,) in [0, 1]."""
+    """Sphere tracing. Returns distance along the ray at its closest approach (N,) and the pixel's coverage there (N,)
+    in [0, 1]."""
     t, far = _bound(rays)
     ox, oy, oz = rays.origin.unbind(-1)
     dx, dy, dz = rays.direction.unbind(-1)
@@ -405,7 +421,9 @@ def _instances(film: Film, tracks: dict[str, ActorTrack], camera: CameraTrack) -
 
 def _corners(inst: _Instances) -> Tensor:
     """Corners (I, 8, 3) of the actors' bounding boxes in the world."""
-    half = torch.tensor([HALF_EXTENT[s] for s in inst.shape], dtype=inst.base.dtype, device=inst.base.device) * inst.scale
+    half = (
+        torch.tensor([HALF_EXTENT[s] for s in inst.shape], dtype=inst.base.dtype, device=inst.base.device) * inst.scale
+    )
     sign = torch.tensor(
         [[a, b, c] for a in (-1.0, 1.0) for b in (-1.0, 1.0) for c in (-1.0, 1.0)], dtype=half.dtype, device=half.device
     )
@@ -467,7 +485,9 @@ def _render_shot(film: Film, shot: ShotSpec, times: Tensor, height: int, width: 
     if tracks:
         inst = _instances(film, tracks, camera)
         _shadows(film, light, inst, camera, canvas, floor.expand(count, -1, -1).reshape(-1), height, width)
-    canvas = _fog(film, canvas, distance.expand(count, -1, -1).reshape(-1), light) if film.set.style != "neon" else canvas
+    canvas = (
+        _fog(film, canvas, distance.expand(count, -1, -1).reshape(-1), light) if film.set.style != "neon" else canvas
+    )
     if tracks:
         _actors(film, light, inst, camera, canvas, instance.view(-1), full, box, height, width)
         for i in range(cast):
@@ -477,8 +497,11 @@ def _render_shot(film: Film, shot: ShotSpec, times: Tensor, height: int, width: 
     return Rendered(frames, times, index, instance, visible, full, box, [], fps)
 
 
-def _background(film: Film, light: _Light, camera: CameraTrack, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Lit floor and sky without fog (F, H, W, 3), distance along the ray (F, H, W), and where the floor is (F, H, W)."""
+def _background(
+    film: Film, light: _Light, camera: CameraTrack, height: int, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Lit floor and sky without fog (F, H, W, 3), distance along the ray (F, H, W), and where the floor is (F, H,
+    W)."""
     count = len(camera.eye)
     frame = torch.arange(count, device=camera.eye.device).repeat_interleave(height * width)
     py = torch.arange(height, device=frame.device).repeat_interleave(width).repeat(count)
@@ -501,7 +524,14 @@ def _background(film: Film, light: _Light, camera: CameraTrack, height: int, wid
 
 
 def _shadows(
-    film: Film, light: _Light, inst: _Instances, camera: CameraTrack, canvas: Tensor, floor: Tensor, height: int, width: int
+    film: Film,
+    light: _Light,
+    inst: _Instances,
+    camera: CameraTrack,
+    canvas: Tensor,
+    floor: Tensor,
+    height: int,
+    width: int,
 ) -> None:
     """Darkens the floor of `canvas` (T H W, 3) under and behind the actors, in place; neon actors light it instead."""
     neon = film.set.style == "neon"
@@ -546,8 +576,16 @@ def _shadows(
 
 
 def _actors(
-    film: Film, light: _Light, inst: _Instances, camera: CameraTrack, canvas: Tensor, instance: Tensor,
-    full: Tensor, box: Tensor, height: int, width: int,
+    film: Film,
+    light: _Light,
+    inst: _Instances,
+    camera: CameraTrack,
+    canvas: Tensor,
+    instance: Tensor,
+    full: Tensor,
+    box: Tensor,
+    height: int,
+    width: int,
 ) -> None:
     """Draws the actors over `canvas` (T H W, 3) far to near, in place, and fills the label tensors."""
     x, y = _project(_corners(inst), inst.frame, camera, height, width)
@@ -556,8 +594,12 @@ def _actors(
     seen = inst.depth > 0.4
     zero = torch.zeros_like(x0)
     row, py, px = _patches(
-        torch.where(seen, x0 - 1, zero), torch.where(seen, y0 - 1, zero),
-        torch.where(seen, x1 + 1, zero), torch.where(seen, y1 + 1, zero), height, width,
+        torch.where(seen, x0 - 1, zero),
+        torch.where(seen, y0 - 1, zero),
+        torch.where(seen, x1 + 1, zero),
+        torch.where(seen, y1 + 1, zero),
+        height,
+        width,
     )
     if not len(row):
         return
@@ -599,7 +641,8 @@ def _rank(inst: _Instances) -> Tensor:
 
 
 def _shade(film: Film, light: _Light, kind: str, inst: _Instances, rays: _Rays, t: Tensor, view: Tensor) -> Tensor:
-    """Radiance (N, 3) of actor points at distance `t` along object-space rays; `view` is the world direction of the ray."""
+    """Radiance (N, 3) of actor points at distance `t` along object-space rays; `view` is the world direction of the
+    ray."""
     p = rays.origin + rays.direction * t[:, None]
     row = rays.row
     x, y, z = p.unbind(-1)
@@ -614,7 +657,7 @@ def _shade(film: Film, light: _Light, kind: str, inst: _Instances, rays: _Rays, 
     normal = normal / normal.norm(dim=-1, keepdim=True).clamp_min(1e-9)
     albedo = inst.rgb[row]
     surface = inst.surface[row]
-    width = (2.0 * 0.03 * torch.ones_like(x))
+    width = 2.0 * 0.03 * torch.ones_like(x)
     band = 0.5 + 0.5 * _square_wave((x + 0.55 * y) * 5.2 + 0.5, width)
     pale = albedo.mean(-1, keepdim=True) > 0.7
     other = torch.where(pale, torch.full_like(albedo, 0.18), torch.full_like(albedo, 0.85))
@@ -640,7 +683,9 @@ def _shade(film: Film, light: _Light, kind: str, inst: _Instances, rays: _Rays, 
         colour = albedo * (core + 1.1 * rim)[:, None] + _vec((0.02, 0.02, 0.03), albedo)
         colour = colour + rim[:, None] * 0.10
     else:
-        colour = albedo * (_vec(light.sun, albedo) * diffuse[:, None] + _vec(light.ambient, albedo) * sky_light[:, None])
+        colour = albedo * (
+            _vec(light.sun, albedo) * diffuse[:, None] + _vec(light.ambient, albedo) * sky_light[:, None]
+        )
         colour = colour + (rim * 0.10 * occlusion)[:, None] * _vec(light.horizon, albedo)
     bounce = view - 2.0 * (normal * view).sum(-1, keepdim=True) * normal
     mirror = (bounce * towards).sum(-1).clamp_min(0)

@@ -2,7 +2,8 @@
 
 Notable choices:
 
-- One `Film` is one set (floor, sky, light, style) with one cast; each `ShotSpec` picks actors, a camera and timed actions.
+- One `Film` is one set (floor, sky, light, style) with one cast; each `ShotSpec` picks actors, a camera and timed
+  actions.
 - Units: world units (an actor of medium size is one unit tall), seconds from the start of the shot, degrees.
 - World axes as seen by the default camera: +x right, +y up, +z toward the viewer. "Left" is the picture's left.
 - Within a shot no two actors share a colour, so a colour names an actor and every fact about it can be asked by colour.
@@ -36,15 +37,35 @@ COLOUR_RGB: dict[str, tuple[float, float, float]] = {
 SIZE_SCALE: dict[str, float] = {"small": 0.72, "medium": 1.0, "large": 1.38}
 
 SOLO_ACTIONS = (
-    "still", "move_left", "move_right", "move_toward", "move_away", "jump", "spin",
-    "grow", "shrink", "stretch", "squash", "fall", "change_colour",
+    "still",
+    "move_left",
+    "move_right",
+    "move_toward",
+    "move_away",
+    "jump",
+    "spin",
+    "grow",
+    "shrink",
+    "stretch",
+    "squash",
+    "fall",
+    "change_colour",
 )
 PAIR_ACTIONS = ("circle", "push", "jump_over", "hide_behind")
 ACTIONS = SOLO_ACTIONS + PAIR_ACTIONS
 
 CAMERA_MOVES = (
-    "static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out",
-    "dolly_in", "dolly_out", "orbit_left", "orbit_right",
+    "static",
+    "pan_left",
+    "pan_right",
+    "tilt_up",
+    "tilt_down",
+    "zoom_in",
+    "zoom_out",
+    "dolly_in",
+    "dolly_out",
+    "orbit_left",
+    "orbit_right",
 )
 SHOT_SIZES = ("wide", "medium", "close-up")
 ANGLES = ("eye-level", "low", "high")
@@ -88,7 +109,8 @@ class Action:
 
 @dataclass(frozen=True)
 class Camera:
-    """Where the shot is seen from. `amount` is degrees (pan, tilt, orbit), or the ratio of picture scales (zoom, dolly)."""
+    """Where the shot is seen from. `amount` is degrees (pan, tilt, orbit), or the ratio of picture scales (zoom,
+    dolly)."""
 
     move: str = "static"
     size: str = "medium"

@@ -4,7 +4,8 @@ Notable choices:
 
 - Layouts are made by construction and checked by a cheap model of the paths (positions at a few moments, discs on the
   floor): actors start apart, stay in the picture, and only pair actions bring them together.
-- A camera move never meets an action that a viewer could not tell from it (no zoom while an actor grows or comes nearer).
+- A camera move never meets an action that a viewer could not tell from it (no zoom while an actor grows or comes
+  nearer).
 - `split="train"` never shows a held-out combination (`shots.stage.heldout`); `split="heldout"` always shows one.
 """
 
@@ -17,8 +18,26 @@ from dataclasses import replace
 from .heldout import is_heldout_action, is_heldout_look
 from .motion import CAMERA_DISTANCE, actor_radius
 from .scene import (
-    ANGLES, CAMERA_MOVES, COLOURS, FLOORS, PAIR_ACTIONS, SHAPES, SHOT_SIZES, SIZE_SCALE, SIZES, SKIES, SOLO_ACTIONS,
-    STYLES, SURFACES, Action, Actor, Camera, Film, Placement, Set, ShotSpec,
+    ANGLES,
+    CAMERA_MOVES,
+    COLOURS,
+    FLOORS,
+    PAIR_ACTIONS,
+    SHAPES,
+    SHOT_SIZES,
+    SIZE_SCALE,
+    SIZES,
+    SKIES,
+    SOLO_ACTIONS,
+    STYLES,
+    SURFACES,
+    Action,
+    Actor,
+    Camera,
+    Film,
+    Placement,
+    Set,
+    ShotSpec,
 )
 
 _HALF_VIEW = math.tan(math.radians(19.0))
@@ -90,10 +109,10 @@ def _write_set(rng: random.Random) -> Set:
 
 
 def _write_cast(rng: random.Random, count: int, place: Set, split: str) -> tuple[Actor, ...]:
-    banned = {"black"} if place.style == "neon" or place.sky == "night" else set()
+    banned: set[str] = {"black"} if place.style == "neon" or place.sky == "night" else set()
     banned |= {"snow": {"white"}, "grass": {"green"}}.get(place.floor, set())
     colours = rng.sample([c for c in COLOURS if c not in banned], count)
-    cast = []
+    cast: list[Actor] = []
     for colour in colours:
         shape = rng.choice(SHAPES)
         if split == "train":
@@ -111,14 +130,24 @@ def _write_camera(rng: random.Random, small: bool) -> Camera:
     size = rng.choices(SHOT_SIZES, (0.0 if small else 0.2, 0.55, 0.25))[0]
     angle = rng.choices(ANGLES, (0.6, 0.2, 0.2))[0]
     amount = {
-        "pan": rng.uniform(17, 24), "tilt": rng.uniform(11, 15), "zoom": rng.uniform(1.5, 1.8),
-        "dolly": rng.uniform(1.5, 1.8), "orbit": rng.uniform(40, 60), "static": 0.0,
+        "pan": rng.uniform(17, 24),
+        "tilt": rng.uniform(11, 15),
+        "zoom": rng.uniform(1.5, 1.8),
+        "dolly": rng.uniform(1.5, 1.8),
+        "orbit": rng.uniform(40, 60),
+        "static": 0.0,
     }[move.split("_")[0]]
     return Camera(move, size, angle, round(amount, 2))
 
 
 def _write_shot(
-    rng: random.Random, cast: tuple[Actor, ...], place: Set, seconds: float, split: str, actions: int | None, multi: bool
+    rng: random.Random,
+    cast: tuple[Actor, ...],
+    place: Set,
+    seconds: float,
+    split: str,
+    actions: int | None,
+    multi: bool,
 ) -> ShotSpec | None:
     for _ in range(40):
         camera = _write_camera(rng, any(a.size == "small" for a in cast))
@@ -133,10 +162,16 @@ def _write_shot(
 
 
 def layout(
-    rng: random.Random, members: list[Actor], camera: Camera, seconds: float, wanted: int, split: str = "any",
+    rng: random.Random,
+    members: list[Actor],
+    camera: Camera,
+    seconds: float,
+    wanted: int,
+    split: str = "any",
     plan: list[tuple[Actor, str, Actor | None]] | None = None,
 ) -> ShotSpec | None:
-    """Places `members` and times `wanted` actions one after another (or those of `plan`: actor, kind, other); None if it does not fit."""
+    """Places `members` and times `wanted` actions one after another (or those of `plan`: actor, kind, other); None if
+    it does not fit."""
     reach = CAMERA_DISTANCE[camera.size] * _HALF_VIEW
     clash = _CLASH[camera.move.split("_")[0]]
     spots = _spots(rng, members, reach)
@@ -150,26 +185,45 @@ def layout(
             if step is None:
                 return None
             plan.append(step)
-        if wanted == 1 and len(members) > 1 and plan[0][2] is None and rng.random() < 0.3:  # a second one acts at the same time
+        if (
+            wanted == 1 and len(members) > 1 and plan[0][2] is None and rng.random() < 0.3
+        ):  # a second one acts at the same time
             rest = [m for m in members if m is not plan[0][0]]
             step = _choose(rng, rng.choice(rest), members, camera, clash, split)
             if step is not None and step[2] is None:
                 plan.append(step)
     slot = seconds / max(wanted, 1)
     timed: list[Action] = []
-    state = {name: [x, z, SIZE_SCALE[next(m for m in members if m.name == name).size]] for name, (x, z) in spots.items()}
+    state = {
+        name: [x, z, SIZE_SCALE[next(m for m in members if m.name == name).size]] for name, (x, z) in spots.items()
+    }
     for i, (actor, kind, other) in enumerate(plan):
         begin = slot * min(i, wanted - 1)
         start = begin + rng.uniform(0.05, 0.18) * slot
         end = min(begin + slot * rng.uniform(0.80, 0.96), start + 4.5)
-        action = _perform(rng, actor, kind, other, round(start, 2), round(end, 2), state, reach, first=i == 0, spots=spots, members=members)
+        action = _perform(
+            rng,
+            actor,
+            kind,
+            other,
+            round(start, 2),
+            round(end, 2),
+            state,
+            reach,
+            first=i == 0,
+            spots=spots,
+            members=members,
+        )
         if action is None:
             return None
         timed.append(action)
     if not _in_view(members, timed, spots, camera, reach):
         return None
     heading = {m.name: rng.uniform(-25, 25) + (30.0 if m.shape == "cube" else 0.0) for m in members}
-    places = tuple(Placement(m.name, round(spots[m.name][0], 3), round(spots[m.name][1], 3), round(heading[m.name], 1)) for m in members)
+    places = tuple(
+        Placement(m.name, round(spots[m.name][0], 3), round(spots[m.name][1], 3), round(heading[m.name], 1))
+        for m in members
+    )
     return ShotSpec(seconds, camera, places, tuple(timed))
 
 
@@ -182,7 +236,7 @@ def _spots(rng: random.Random, members: list[Actor], reach: float) -> dict[str, 
             z = rng.uniform(-1.0, 0.6)
             limit = max((reach - 0.3 * z) * 0.86 - r, 0.1)
             spots[m.name] = (rng.uniform(-limit, limit), z)
-        pairs = [(a, b) for i, a in enumerate(members) for b in members[i + 1:]]
+        pairs = [(a, b) for i, a in enumerate(members) for b in members[i + 1 :]]
         if all(_apart(spots[a.name], spots[b.name], a, b) for a, b in pairs):
             return spots
     return None
@@ -217,10 +271,21 @@ def _choose(
 
 
 def _perform(
-    rng: random.Random, actor: Actor, kind: str, other: Actor | None, start: float, end: float,
-    state: dict[str, list[float]], reach: float, *, first: bool, spots: dict[str, tuple[float, float]], members: list[Actor],
+    rng: random.Random,
+    actor: Actor,
+    kind: str,
+    other: Actor | None,
+    start: float,
+    end: float,
+    state: dict[str, list[float]],
+    reach: float,
+    *,
+    first: bool,
+    spots: dict[str, tuple[float, float]],
+    members: list[Actor],
 ) -> Action | None:
-    """One action with its amount, bending start positions where the first action needs room; advances `state` (x, z, size)."""
+    """One action with its amount, bending start positions where the first action needs room; advances `state` (x, z,
+    size)."""
     x, z, size = state[actor.name]
     r = actor_radius(actor.shape, actor.size) * size / SIZE_SCALE[actor.size]
     edge = reach * 0.86 - r
@@ -335,7 +400,8 @@ def _perform(
 
 
 def _path(action: Action, u: float, spot: tuple[float, float]) -> tuple[float, float]:
-    """Floor position of the acting actor at progress `u` for the straight moves; pair actions keep their own clearances."""
+    """Floor position of the acting actor at progress `u` for the straight moves; pair actions keep their own
+    clearances."""
     x, z = spot
     step = {"move_left": (-1.0, 0.0), "move_right": (1.0, 0.0), "move_toward": (0.0, 1.0), "move_away": (0.0, -1.0)}
     dx, dz = step.get(action.kind, (0.0, 0.0))
@@ -361,7 +427,7 @@ def _in_view(
                 r = actor_radius(a.shape, a.size)
                 if abs(here[a.name][0]) + drift > (reach - 0.3 * here[a.name][1]) - r * 0.55:
                     return False
-                for b in members[i + 1:]:
+                for b in members[i + 1 :]:
                     if frozenset((a.name, b.name)) in partners:
                         continue
                     near = r + actor_radius(b.shape, b.size)

@@ -1,4 +1,5 @@
-"""The renderer draws what the film says, alike in either precision and at any frame rate, and its labels match its pixels."""
+"""The renderer draws what the film says, alike in either precision and at any frame rate, and its labels match its
+pixels."""
 
 from __future__ import annotations
 
@@ -12,18 +13,44 @@ from shots.stage.clips import LABELS, cell_labels, clip, sample
 from shots.stage.motion import actor_tracks
 from shots.stage.observe import observe
 from shots.stage.render import Rendered, render_film
-from shots.stage.scene import ACTIONS, SHAPES, STAGE_VERSION, STYLES, Action, Actor, Camera, Film, Placement, Set, ShotSpec
+from shots.stage.scene import (
+    ACTIONS,
+    SHAPES,
+    STAGE_VERSION,
+    STYLES,
+    Action,
+    Actor,
+    Camera,
+    Film,
+    Placement,
+    Set,
+    ShotSpec,
+)
 from shots.stage.writer import film_is_heldout, write_film
 
 GOLDEN = {  # frozen with STAGE_VERSION 1: (seed, shots) -> first 12 hex digits of SHA-256 over strongly rounded frames
-    (1, 1): "214b8d7766f3", (2, 3): "74581a809927", (9, 1): "8c72926fe128", (17, 2): "37691d30357e",
+    (1, 1): "214b8d7766f3",
+    (2, 3): "74581a809927",
+    (9, 1): "8c72926fe128",
+    (17, 2): "37691d30357e",
 }
 
 
-def film(kind: str = "still", shape: str = "cube", other: bool = False, move: str = "static", **changes: object) -> Film:
+def film(
+    kind: str = "still", shape: str = "cube", other: bool = False, move: str = "static", **changes: object
+) -> Film:
     actors = [Actor("a", shape, "red"), Actor("b", "cube", "blue", "large")][: 2 if other else 1]
     places = [Placement("a", -0.9, 0.0), Placement("b", 0.9, -0.3)][: len(actors)]
-    amounts = {"move_left": 0.6, "move_right": 1.2, "jump": 0.8, "grow": 1.6, "shrink": 0.6, "stretch": 1.7, "squash": 0.55, "fall": 1.2}
+    amounts = {
+        "move_left": 0.6,
+        "move_right": 1.2,
+        "jump": 0.8,
+        "grow": 1.6,
+        "shrink": 0.6,
+        "stretch": 1.7,
+        "squash": 0.55,
+        "fall": 1.2,
+    }
     action = Action("a", kind, 0.3, 2.5, amounts.get(kind, 1.0), 1, "b" if other else None, "green")
     shot = ShotSpec(3.0, Camera(move, amount=20.0), tuple(places), (action,))
     place = replace(Set(), **changes)  # type: ignore[arg-type]
@@ -68,7 +95,9 @@ def test_hiding_behind_makes_the_actor_invisible_but_keeps_its_full_share() -> N
 
 def test_a_pushed_actor_moves_only_once_it_is_touched() -> None:
     made = film("push", other=True)
-    made = replace(made, shots=(replace(made.shots[0], placements=(Placement("a", -0.9, 0.0), Placement("b", 0.5, 0.0))),))
+    made = replace(
+        made, shots=(replace(made.shots[0], placements=(Placement("a", -0.9, 0.0), Placement("b", 0.5, 0.0))),)
+    )
     times = torch.linspace(0, 3, 61, dtype=torch.float64)
     tracks = actor_tracks(made, made.shots[0], times)
     gap = tracks["b"].base[:, 0] - tracks["a"].base[:, 0]
@@ -90,7 +119,9 @@ def test_every_shape_lies_inside_its_projected_box_and_fills_most_of_it(shape: s
 @pytest.mark.parametrize("style", STYLES)
 def test_single_precision_agrees_with_double(style: str) -> None:
     made = film("circle", shape="torus", other=True, style=style)
-    made = replace(made, shots=(replace(made.shots[0], placements=(Placement("a", -0.9, 0.6), Placement("b", 0.0, 0.0))),))
+    made = replace(
+        made, shots=(replace(made.shots[0], placements=(Placement("a", -0.9, 0.6), Placement("b", 0.0, 0.0))),)
+    )
     single = render_film(made, 48, 48, 4.0)
     double = render_film(made, 48, 48, 4.0, dtype=torch.float64)
     error = (single.frames.float() - double.frames.float()).square().mean()
