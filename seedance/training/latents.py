@@ -22,7 +22,7 @@ import multiprocessing
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from seedance.errors import SeedanceError
 from seedance.shapes import RATIO_S, RATIO_T, VideoShape
 from seedance.text import TextEncoder
 from seedance.vae import VideoVAE
-from shots.clip import Clip
+from shots.clip import Clip, ClipShot
 from shots.runtime.budget import TimeBudget
 from shots.runtime.device import pick_device, pick_dtype
 from shots.runtime.runlog import RunLog
@@ -55,7 +55,7 @@ class Bucket:
         shots: of each clip.
         clips: how many.
         seed: of the first clip; clip i of the stage has seed ``seed + i``.
-        folder: a folder of clips with captions; None draws them on the stage.
+        folder: a folder of clips with captions, or a pack of them (see :mod:`shots.folder`); None draws on the stage.
         wordings: captions written per clip (stage only; a folder's captions stand as they are).
         actors: of each clip (stage only); None draws one to three.
     """
@@ -196,17 +196,27 @@ def _draw(job: _Job) -> tuple[int, str]:
         if shard:
             _write_frames(_frames_path(job.place, number), job.bucket, shard)
         made += len(shard)
+    if not made:
+        size = f"{job.bucket.shots} shots of {job.bucket.frames} frames at {job.bucket.fps:g} a second"
+        raise SeedanceError(f"bucket {job.bucket.name}: {job.bucket.folder} holds no clip of {size}")
     return made, job.bucket.name
 
 
 def _clips(job: _Job) -> Iterator[tuple[Clip, list[Words]]]:
     """The clips of a job from its first on, with their wordings."""
-    bucket, length = job.bucket, job.bucket.frames * job.bucket.shots
+    bucket = job.bucket
     if bucket.folder is not None:
-        from shots.folder import clips_in_folder
+        from shots.folder import clips_in_folder, load_pack
 
-        for made in clips_in_folder(bucket.folder, length, (bucket.height, bucket.width), bucket.fps):
-            yield made, [Words(made.caption, tuple(shot.caption for shot in made.shots))]
+        # Windows are longer than a clip of several shots, whose shots are cut down to the bucket's frames.
+        length = bucket.frames * bucket.shots * (4 if bucket.shots > 1 else 1)
+        if Path(bucket.folder).suffix == ".safetensors":
+            found: Iterable[Clip] = load_pack(bucket.folder)
+        else:
+            found = clips_in_folder(bucket.folder, length, (bucket.height, bucket.width), bucket.fps)
+        for whole in found:
+            for made in fit_clip(whole, bucket):
+                yield made, [Words(made.caption, tuple(shot.caption for shot in made.shots))]
         return
     from shots.stage import sample
 
@@ -221,6 +231,21 @@ def _clips(job: _Job) -> Iterator[tuple[Clip, list[Words]]]:
             said[0],
             [Words(c.caption if bucket.shots > 1 else "", tuple(shot.caption for shot in c.shots)) for c in said],
         )
+
+
+def fit_clip(clip: Clip, bucket: Bucket) -> Iterator[Clip]:
+    """The clips of the bucket's size that ``clip`` of any length holds: each has ``bucket.shots`` neighbouring shots,
+    cut down to ``bucket.frames`` frames. A shot that is too short ends a row of neighbours; a picture is one frame."""
+    row: list[ClipShot] = []
+    for shot in clip.shots:
+        row = [*row, shot] if shot.end - shot.start >= bucket.frames else []
+        if len(row) == bucket.shots and clip.frames is not None:
+            frames = torch.cat([clip.frames[s.start : s.start + bucket.frames] for s in row])
+            spans = [ClipShot(s.caption, k * bucket.frames, (k + 1) * bucket.frames) for k, s in enumerate(row)]
+            # The caption of the whole counts where there are several shots; one shot is its own caption.
+            shared = clip.caption if bucket.shots > 1 or not row[0].caption else ""
+            yield Clip(frames, None, clip.fps, tuple(spans), shared, source=clip.source)
+            row = []
 
 
 def _write_frames(path: Path, bucket: Bucket, clips: Sequence[tuple[Clip, list[Words]]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,9 @@ from seedance.training.latents import (
     read_words,
     stamp,
 )
+from shots.folder import pack_clips
 from shots.stage import clip
+from shots.video import VideoWriter
 
 CLIPS = Bucket("clips", height=32, width=32, frames=5, fps=4, clips=5, seed=100)
 SHOTS = Bucket("shots", height=32, width=32, frames=5, fps=4, shots=2, clips=2, seed=200)
@@ -152,3 +155,42 @@ def test_the_cache_knows_its_buckets(cache: Path, tmp_path: Path) -> None:
     assert read_buckets(cache) == {"clips": CLIPS, "shots": replace(SHOTS)}
     with pytest.raises(SeedanceError, match="latents recipe"):
         read_buckets(tmp_path)
+
+
+def test_folders_and_packs_of_captioned_clips_fill_buckets_of_one_and_of_several_shots(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    films = tmp_path / "films"
+    films.mkdir()
+    made = [clip(300 + k, 32, 32, 7, 4, shots=2) for k in range(2)]
+    pack_clips(made, tmp_path / "films.safetensors")
+    for number, one in enumerate(made):
+        assert one.frames is not None
+        with VideoWriter(films / f"{number}.mp4", fps=4, height=32, width=32) as writer:
+            writer.write(one.frames.numpy())
+        script = {"caption": "A set.", "shots": [{"caption": shot.caption, "seconds": 7 / 4} for shot in one.shots]}
+        (films / f"{number}.json").write_text(json.dumps(script))
+    size = {"height": 32, "width": 32, "frames": 5, "fps": 4, "clips": 50}
+    buckets = {
+        "alone": {**size, "folder": str(films), "frames": 5},
+        "pairs": {**size, "folder": str(films), "shots": 2},
+        "packed": {**size, "folder": str(tmp_path / "films.safetensors"), "shots": 2},
+    }
+    cache = build_cache(LatentsRecipe("latents", tmp_path / "cache", buckets, vae=tiny_model, workers=1, device="cpu"))
+    stores = {name: Store.open(cache, Bucket.from_dict(name, said)) for name, said in buckets.items()}
+    assert {name: len(store) for name, store in stores.items() if store is not None} == {
+        "alone": 2,
+        "pairs": 2,
+        "packed": 2,
+    }
+    said = next(read_words(cache, "pairs"))[0]
+    assert said == {"caption": "A set.", "shots": [shot.caption for shot in made[0].shots]}
+    assert next(read_words(cache, "alone"))[0]["caption"] == ""
+
+
+def test_a_folder_without_a_clip_long_enough_is_named(tmp_path: Path) -> None:
+    write = clip(300, 32, 32, 5, 4)
+    pack_clips([write], tmp_path / "short.safetensors")
+    bucket = Bucket("long", 32, 32, frames=9, fps=4, folder=str(tmp_path / "short.safetensors"))
+    with pytest.raises(SeedanceError, match="long.*holds no clip"):
+        build_frames(tmp_path, [bucket])
