@@ -1,5 +1,9 @@
 """Shots: the ground floor. Scripts, video files, the stage and its judge, and the runtime every model shares.
 
+`script` reads scripts, `video` and `images` files, `sheet` lays films out as pictures; `clip` is the one training
+sample and `folder` makes such samples of real clips; `stage` is the film set whose every fact is known, with its
+judge; `protocols` says what is expected of models, and `runtime` is what they all need.
+
 Notable choices:
 - Public names are looked up on first use, so `import shots` loads neither torch nor a video library.
 - Nothing here imports `seedance` or `unitime`; what needs a model takes it as an argument typed by a `Protocol`

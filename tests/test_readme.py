@@ -1,4 +1,4 @@
-"""What the README says can be typed, can be typed; what it points to is there."""
+"""What the README says can be typed, can be typed; what it points to is there, and packages map their modules."""
 
 from __future__ import annotations
 
@@ -56,3 +56,12 @@ def test_the_map_of_the_house_is_true() -> None:
             if re.fullmatch(r"[\w/]+(\.py|/)", word) and (word == words[0] or word.endswith(".py")):
                 base = ROOT if not indent else ROOT / folder
                 assert (base / word).exists(), f"{word} of the map is not there"
+
+
+@pytest.mark.parametrize(
+    "package", ["seedance", "seedance/training", "shots", "shots/runtime", "shots/stage", "shots/stage/judge"]
+)
+def test_every_package_says_what_each_of_its_modules_is_for(package: str) -> None:
+    said = set(re.findall(r"`(\w+)`", (ROOT / package / "__init__.py").read_text(encoding="utf-8")))
+    modules = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__", "__main__", "errors"}
+    assert not modules - said

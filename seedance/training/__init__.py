@@ -1,5 +1,9 @@
 """Training: `train("nano-vae.yaml", ["loop.steps=100"])` runs a recipe; its `task` says what is trained.
 
+`recipe` reads recipes, `loop` runs steps by the clock (checkpoints, resume, log, several processes), `optim` holds
+rates and averages. `frames` and `data` feed the VAE, which `vae` trains, against `discriminator` when asked;
+`latents` draws, encodes and words clips once, `dit` trains on them; `card` writes the model card.
+
 Notable choice: nothing that decodes video or serves pages is imported on this path.
 """
 

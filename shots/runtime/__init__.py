@@ -1,4 +1,8 @@
-"""What every model needs to run: device and dtype choice, guarded imports, weights, run log, time budget, checkpoints.
+"""What every model needs to run.
+
+`device` chooses device and dtype and says why, `speed` times the device, `environment` describes the installation;
+`vision` is the one way to torchvision and transformers; `weights` saves, finds and checks weights, `checkpoint` keeps
+runs, `runlog` logs them, `budget` holds their clock, and `cards` is what model cards share.
 
 Nothing here reads or writes video.
 """

@@ -1,10 +1,10 @@
 """The stage: a procedural film set whose every fact is known.
 
-`scene` is the vocabulary, `writer` writes films, `motion` moves them, `render` draws them, `observe` says what can be
-told
-from the pixels, `words` and `parse` go from films to English and back, `annotate` and `edits` make the tasks, `clips`
-does
-it all from one seed, and `judge` reads films back into facts.
+`scene` is the vocabulary, `writer` writes films, `motion` moves them, `render` draws them, `photos` makes sets of
+stills, `observe` says what can be told from the pixels, `facts` names that once for all, `words` and `parse` go from
+films to English and back. `annotate` and `edits` make the tasks, `clips` does it all from one seed, `shoot` writes
+files. `judge` reads films back into facts, `heldout` fixes what is never trained on, and `following` scores films by
+both.
 """
 
 from __future__ import annotations

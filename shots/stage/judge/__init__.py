@@ -1,6 +1,7 @@
 """The judge: reads a shot or a film back into the facts of the stage. It measures only; nothing trains against it.
 
-`shots.stage.judge.train` trains it.
+`model` is the network, `cuts` the finder of cuts, `read` what it says of shots and films. `train` trains it by
+`judge.yaml`, on the shots that `pool` draws and `augment` damages; `card` writes its card.
 """
 
 from __future__ import annotations
