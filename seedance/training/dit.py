@@ -42,6 +42,7 @@ from seedance.training.loop import LoopConfig, Processes, Progress, run_loop
 from seedance.training.optim import MovingAverage
 from seedance.vae import VideoVAE
 from shots.runtime.budget import TimeBudget
+from shots.runtime.cards import portable
 from shots.runtime.checkpoint import latest_checkpoint, load_checkpoint
 from shots.runtime.device import pick_device, pick_dtype
 from shots.runtime.runlog import RunLog
@@ -489,8 +490,8 @@ def export(
 ) -> Path:
     """The model folder of a run, with the facts for its card in ``training.json``."""
     facts = {
-        "recipe": json.loads(json.dumps(asdict(recipe), default=str)),
-        "buckets": {name: asdict(bucket) for name, bucket in feeder.buckets.items()},
+        "recipe": portable(json.loads(json.dumps(asdict(recipe), default=str))),
+        "buckets": portable({name: asdict(bucket) for name, bucket in feeder.buckets.items()}),
         "steps": progress.step, "clips_seen": progress.samples, "seconds": round(progress.seconds), "losses": losses,
         "device": device_name(next(transformer.parameters()).device),
         "parameters": sum(p.numel() for p in transformer.parameters()),
