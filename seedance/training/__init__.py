@@ -9,13 +9,14 @@ Notable choice: nothing that decodes video or serves pages is imported on this p
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from seedance.errors import SeedanceError
 
-TASKS = ("frames", "vae", "latents", "dit", "judge")
+TASKS = ("frames", "vae", "latents", "dit", "judge", "steps")
 
 
 def train(recipe_path: str | Path, overrides: Iterable[str] = ()) -> Any:
@@ -48,4 +49,20 @@ def train(recipe_path: str | Path, overrides: Iterable[str] = ()) -> Any:
         from shots.stage.judge.train import train as train_judge
 
         return train_judge(JudgeRecipe.from_dict(recipe))
+    if task == "steps":
+        return run_steps(recipe.get("steps"))
     raise SeedanceError(f"recipe: task {task!r} is not one of {', '.join(TASKS)}")
+
+
+def run_steps(steps: Any) -> Any:
+    """Run recipes one after the other: each step is a line as the shell takes it, "RECIPE key=value ...".
+
+    A step that is finished already ends at once, so a stopped sequence goes on where it was. Returns the last progress.
+    """
+    if not isinstance(steps, list) or not steps or not all(isinstance(step, str) and step.split() for step in steps):
+        raise SeedanceError('steps: give a list of lines "RECIPE key=value ...", such as "nano-vae out=runs/nano/vae"')
+    progress = None
+    for step in steps:
+        name, *overrides = shlex.split(step)
+        progress = train(name, overrides)
+    return progress
