@@ -1,8 +1,8 @@
 """Shots: the ground floor. Scripts, video files, the stage and its judge, and the runtime every model shares.
 
-`script` reads scripts, `video` and `images` files, `sheet` lays films out as pictures; `clip` is the one training
-sample and `folder` makes such samples of real clips; `stage` is the film set whose every fact is known, with its
-judge; `protocols` says what is expected of models, and `runtime` is what they all need.
+`script` reads scripts, `video` and `images` files, `files` writes them whole, `sheet` lays films out as pictures;
+`clip` is the one training sample and `folder` makes such samples of real clips; `stage` is the film set whose every
+fact is known, with its judge; `protocols` says what is expected of models, and `runtime` is what they all need.
 
 Notable choices:
 - Public names are looked up on first use, so `import shots` loads neither torch nor a video library.

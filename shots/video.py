@@ -6,7 +6,7 @@ Notable choices:
 - A frame is shown from its timestamp until the next one's; sampling at a rate or at a few places picks what is shown
   there.
 - Written: H.264, yuv420p, BT.709, constant frame rate, index in front; to a temporary file beside the target that takes
-  the target's name when whole. Its writer holds a lock on it, so that the next writer can tell whether it still lives.
+  the target's name when whole (`shots.files`).
 - The record (how the film was made) goes into the container's comment tag and into `NAME.json` beside the video.
 - PyAV reads and writes; decord seeks when few frames of a long file are wanted.
 """
@@ -14,19 +14,16 @@ Notable choices:
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import glob
 import json
 import logging
 import math
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import av
 import numpy as np
@@ -34,6 +31,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from numpy.typing import NDArray
 
 from shots.errors import ShotsError, ShotsFailure
+from shots.files import check_place, claim
 from shots.images import fit_image
 
 log = logging.getLogger(__name__)
@@ -140,36 +138,7 @@ def check_target(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() not in _FORMATS:
         raise ShotsError(f"output: {path} should end in one of {', '.join(_FORMATS)}")
-    if path.is_dir():
-        raise ShotsError(f"output: {path} is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise ShotsError(f"output: the folder {path.parent} does not exist; create it or choose another")
-    try:
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise ShotsError(
-            f"output: nothing can be written in {path.parent} ({error.strerror}); choose another"
-        ) from None
-    return path
-
-
-def _claim(target: Path) -> tuple[Path, IO[bytes]]:
-    """A new temporary file beside `target`, locked while it is open; those of dead writers are removed."""
-    for name in glob.glob(str(target.parent / f".{glob.escape(target.name)}.*.part")):
-        with contextlib.suppress(OSError), open(name, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its writer lives
-            os.unlink(name)
-    while True:
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        lock = os.fdopen(descriptor, "rb")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.fstat(descriptor).st_nlink:
-            break
-        lock.close()  # another writer took it for a dead one's before the lock was there
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(name, 0o666 & ~mask)  # mkstemp's files are private, a film is as open as any new file
-    return Path(name), lock
+    return check_place(path, "output")
 
 
 class VideoWriter:
@@ -211,7 +180,7 @@ class VideoWriter:
                 "%s: %d x %d has odd sides, written as %d x %d with the last row or column repeated",
                 self.path.name, self.height, self.width, self.height + self._pad[0], self.width + self._pad[1],
             )  # fmt: skip
-        self._temporary, self._lock = _claim(self.path)
+        self._temporary, self._lock = claim(self.path)
         kind = _FORMATS[self.path.suffix.lower()]
         options = {"movflags": "+faststart"} if kind != "matroska" else {}
         try:
@@ -286,7 +255,7 @@ class VideoWriter:
             os.replace(self._temporary, self.path)
             beside.unlink(missing_ok=True)  # it would tell of the film that stood here before
             return
-        text, lock = _claim(beside)
+        text, lock = claim(beside)
         try:
             text.write_text(json.dumps(self.record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
             os.replace(self._temporary, self.path)

@@ -48,7 +48,7 @@ _CLEAR_GAP = 0.4  # seconds between two events before a viewer is asked for thei
 
 def annotations(film: Film, rendered: "Rendered", observations: Observed, rng: Random) -> dict[str, Any]:
     """All annotations of `film` as rendered: `fps`, `duration`, `caption`, `shots`, `events` and `qa` (DESIGN 3)."""
-    edges = [index / rendered.fps for index in (0, *rendered.boundaries, len(rendered.frames))]
+    edges = [index / rendered.fps for index in (0, *rendered.boundaries, len(rendered.times))]
     shots = []
     for k, spec in enumerate(film.shots):
         shots.append(

@@ -17,7 +17,8 @@ Notable choices:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from .scene import SHAPES, SURFACES, Film, ShotSpec
 
 _MARCH_STEPS = 16
 _SHADOW_STEPS = 10
+_PART_PIXELS = 2**21  # of a stretch of a long shot, at least
 
 
 @dataclass
@@ -50,6 +52,11 @@ class Rendered:
     boundaries: list[int]
     fps: float
 
+    def without_pictures(self) -> Rendered:
+        """The same with no frames and no instances in it: a few numbers a frame, for films of any length."""
+        # Copies: views would hold on to all of the pictures.
+        return replace(self, frames=self.frames[:0].clone(), instance=self.instance[:0].clone())
+
 
 def shot_frames(seconds: float, fps: float) -> int:
     """Frames of a shot of `seconds` at `fps`: round(s * fps), never fewer than one."""
@@ -72,35 +79,68 @@ def render_film(
         height, width: pixels. fps: frames per second. times: per shot the seconds (T_k,) to draw instead of the regular
         grid k / fps. dtype: float32, or float64 to check rounding.
     """
-    device = torch.device(device or "cpu")
-    parts: list[Rendered] = []
+    return joined(film, _parts(film, height, width, fps, times, torch.device(device or "cpu"), dtype, None), fps)
+
+
+def render_parts(
+    film: Film,
+    height: int = 128,
+    width: int = 128,
+    fps: float = 12.0,
+    *,
+    device: torch.device | str | None = None,
+) -> Iterator[Rendered]:
+    """`render_film` part after part, so that memory does not grow with the film: a shot at a time, a long shot in
+    stretches. Arguments as there; the parts hold the film's times and shots, and no boundaries."""
+    fading = max(shot_frames(shot.transition_seconds, fps) + 1 for shot in film.shots)
+    least = max(fading, _PART_PIXELS // (height * width))  # a transition lies within one part on either side of it
+    yield from _parts(film, height, width, fps, None, torch.device(device or "cpu"), torch.float32, least)
+
+
+def joined(film: Film, parts: Iterable[Rendered], fps: float) -> Rendered:
+    """One film of its parts. Parts `without_pictures` give what is needed to observe and to annotate it."""
+    every = list(parts)
+    index = torch.cat([p.shot_index for p in every])
+    lengths = torch.bincount(index, minlength=len(film.shots))
+    return Rendered(
+        frames=torch.cat([p.frames for p in every]),
+        times=torch.cat([p.times for p in every]),
+        shot_index=index,
+        instance=torch.cat([p.instance for p in every]),
+        visible=torch.cat([p.visible for p in every]),
+        full=torch.cat([p.full for p in every]),
+        box=torch.cat([p.box for p in every]),
+        boundaries=lengths.cumsum(0)[:-1].tolist(),
+        fps=fps,
+    )
+
+
+def _parts(
+    film: Film,
+    height: int,
+    width: int,
+    fps: float,
+    times: list[Tensor] | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    least: int | None,
+) -> Iterator[Rendered]:
+    """The film's shots, each whole or in stretches of `least` frames and more. One part is held back, as the start of
+    the next shot may darken its end."""
+    start, held = 0.0, None
     for k, shot in enumerate(film.shots):
         t = times[k] if times is not None else torch.arange(shot_frames(shot.seconds, fps), dtype=torch.float64) / fps
         t = t.to(device=device, dtype=dtype)
-        part = _render_shot(film, shot, t, height, width, fps)
-        if k and shot.transition != "cut" and shot.transition_seconds > 0:
-            _transition(film, k, part, parts[-1], t, height, width, fps)
-        parts.append(part)
-    starts, total, boundaries = 0.0, 0, []
-    all_times, index = [], []
-    for k, part in enumerate(parts):
-        if k:
-            boundaries.append(total)
-        all_times.append(part.times + starts)
-        index.append(torch.full((len(part.times),), k, dtype=torch.long))
-        total += len(part.times)
-        starts += len(part.times) / fps
-    return Rendered(
-        frames=torch.cat([p.frames for p in parts]),
-        times=torch.cat(all_times),
-        shot_index=torch.cat(index),
-        instance=torch.cat([p.instance for p in parts]),
-        visible=torch.cat([p.visible for p in parts]),
-        full=torch.cat([p.full for p in parts]),
-        box=torch.cat([p.box for p in parts]),
-        boundaries=boundaries,
-        fps=fps,
-    )
+        for number, stretch in enumerate(t.tensor_split(max(1, len(t) // least) if least else 1)):
+            part = _render_shot(film, shot, stretch, height, width, fps)
+            if held is not None:
+                if number == 0 and shot.transition != "cut" and shot.transition_seconds > 0:
+                    _transition(film, k, part, held, stretch, height, width, fps)
+                yield held
+            held = replace(part, times=part.times + start, shot_index=torch.full((len(stretch),), k, dtype=torch.long))
+        start += len(t) / fps
+    if held is not None:
+        yield held
 
 
 def _transition(

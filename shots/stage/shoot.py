@@ -1,6 +1,9 @@
 """Films with their ground truth as files: `seedance stage`.
 
-Notable choice: a film from a seed is cut into shots of about three seconds; a film from a script is as long as it says.
+Notable choices:
+- A film from a seed is cut into shots of about three seconds; a film from a script is as long as it says.
+- Each shot goes into the file as soon as it is drawn; what stays of it is a few numbers a frame, so memory does not
+  grow with the film.
 """
 
 from __future__ import annotations
@@ -8,17 +11,17 @@ from __future__ import annotations
 import json
 import logging
 import random
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shots.errors import ShotsError
+from shots.files import check_place, write_whole
 from shots.script import MAX_SECONDS, Script
 from shots.stage.annotate import annotations as annotate
 from shots.stage.observe import observe
 from shots.stage.parse import film_from_script
-from shots.stage.render import render_film
+from shots.stage.render import joined, render_parts
 from shots.stage.scene import STAGE_VERSION
 from shots.stage.writer import write_film
 from shots.video import VideoWriter, check_target
@@ -79,8 +82,8 @@ def shoot(
     Raises ShotsError when an argument cannot be used or a place cannot be written.
     """
     output = check_target(output)
-    if annotations is not None and not Path(annotations).parent.is_dir():
-        raise ShotsError(f"annotations: the folder {Path(annotations).parent} does not exist; create it")
+    if annotations is not None:
+        annotations = check_place(annotations, "annotations")
     if seconds is not None and not 0 < seconds <= MAX_SECONDS:
         raise ShotsError(f"seconds: {seconds}; more than 0 and at most {MAX_SECONDS:g} are needed")
     if not (16 <= height <= 4096 and 16 <= width <= 4096):
@@ -98,8 +101,6 @@ def shoot(
         film, warnings = film_from_script(script, seed=seed, seconds=_SHOT_SECONDS if seconds is None else seconds)
     for warning in warnings:
         log.warning("warning: %s", warning)
-    rendered = render_film(film, height, width, fps)
-    truth = annotate(film, rendered, observe(film, rendered), random.Random(f"annotations-{seed}"))
     about = {
         "generated": True,
         "stage_version": STAGE_VERSION,
@@ -107,17 +108,15 @@ def shoot(
         "script": script.to_dict() if script else None,
         "warnings": warnings,
     }
+    drawn = []
     with VideoWriter(output, fps=fps, height=height, width=width, record=about if record else None) as writer:
-        writer.write(rendered.frames.cpu().numpy())
+        for part in render_parts(film, height, width, fps):
+            writer.write(part.frames.cpu().numpy())
+            drawn.append(part.without_pictures())
+        rendered = joined(film, drawn, fps)
+        truth = annotate(film, rendered, observe(film, rendered), random.Random(f"annotations-{seed}"))
     if annotations is not None:
-        _write_whole(Path(annotations), json.dumps(truth, ensure_ascii=False, indent=1) + "\n")
+        write_whole(annotations, json.dumps(truth, ensure_ascii=False, indent=1) + "\n", "annotations")
     return Take(
         output, Path(annotations) if annotations else None, seed, truth["duration"], len(film.shots), tuple(warnings)
     )
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file beside its target and rename it, so that the target is never half written."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as file:
-        file.write(text)
-    Path(file.name).replace(path)
