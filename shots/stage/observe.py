@@ -65,7 +65,7 @@ class Observations:
         return self.sees_actor(shot, actor) and not changed and scale and not self.film.set.fog
 
     def sees_still(self, shot: int, actor: str) -> bool:
-        return self.sees_actor(shot, actor)
+        return self._lasts(shot) and self.sees_actor(shot, actor)
 
     # -- actions --------------------------------------------------------------------------------------------------
 
@@ -123,7 +123,9 @@ class Observations:
     # -- camera and set -------------------------------------------------------------------------------------------
 
     def sees_camera(self, shot: int) -> bool:
-        """A moving camera needs something that stands still and has a pattern."""
+        """A moving camera needs something that stands still and has a pattern; one at rest needs a second frame."""
+        if not self._lasts(shot):
+            return False
         move = self.film.shots[shot].camera.move
         plain = self.film.set.style != "neon" and self.film.set.floor in ("snow",)
         return move == "static" or not (plain or self.film.set.fog)
@@ -140,6 +142,10 @@ class Observations:
         if fact == "shot_size":
             return not camera.move.startswith(("zoom", "dolly")) and self.film.set.floor in SCALE_FLOORS
         return True
+
+    def _lasts(self, shot: int) -> bool:
+        """Whether the shot has more than one frame: of a single one nobody can tell that anything stands still."""
+        return len(self._times[shot]) > 1
 
     @staticmethod
     def _inside(track: dict[str, Tensor]) -> Tensor:

@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from shots.stage import render
 from shots.stage.clips import LABELS, cell_labels, clip, sample
 from shots.stage.motion import actor_tracks
 from shots.stage.observe import observe
-from shots.stage.render import Rendered, render_film
+from shots.stage.render import Rendered, joined, render_film, render_parts
 from shots.stage.scene import (
     ACTIONS,
     SHAPES,
@@ -147,11 +148,37 @@ def test_a_dissolve_blends_and_a_fade_passes_through_black() -> None:
             assert rendered.frames[first].float().mean() < 0.2 * plain.frames[first].float().mean()
 
 
+@pytest.mark.parametrize("kind", ["cut", "dissolve", "fade"])
+def test_a_film_drawn_in_parts_is_the_film_drawn_whole(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "_PART_PIXELS", 1)  # parts as short as a transition allows
+    made = write_film(11, shots=3)
+    made = replace(made, shots=tuple(replace(shot, transition=kind, transition_seconds=0.7) for shot in made.shots))
+    parts = list(render_parts(made, 32, 32))
+    assert [len(part.frames) for part in parts] == [9] * 12
+    whole, film = render_film(made, 32, 32), joined(made, parts, 12.0)
+    assert (whole.frames.int() - film.frames.int()).abs().max() <= 1
+    assert film.boundaries == whole.boundaries
+    for name in ("times", "shot_index", "visible", "full"):
+        assert torch.allclose(getattr(film, name), getattr(whole, name), atol=1e-3)
+    bare = joined(made, [part.without_pictures() for part in parts], 12.0)
+    assert len(bare.frames) == 0 and bare.boundaries == whole.boundaries and len(bare.box) == len(whole.frames)
+    assert parts[0].without_pictures().frames.untyped_storage().nbytes() == 0
+
+
 def test_a_spinning_matte_sphere_cannot_be_told_but_a_striped_one_can() -> None:
     for surface, told in (("matte", False), ("striped", True)):
         made = film("spin", shape="sphere")
         made = replace(made, cast=(replace(made.cast[0], surface=surface),))
         assert observe(made, render_film(made, 64, 64)).sees_action(0, 0) is told
+
+
+def test_of_a_single_frame_nobody_can_tell_that_it_stands_still() -> None:
+    made = film()
+    still = observe(made, render_film(made, 64, 64, times=[torch.tensor([0.5])]))
+    moving = observe(made, render_film(made, 64, 64, 4.0))
+    for seen, told in ((still, False), (moving, True)):
+        assert seen.sees_actor(0, "a")
+        assert seen.sees_still(0, "a") is told and seen.sees_camera(0) is told and seen.sees_action(0, 0) is told
 
 
 def test_an_actor_out_of_frame_is_not_seen() -> None:
