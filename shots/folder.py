@@ -1,7 +1,8 @@
 """Folders of real clips and pictures with captions, as training samples; packs of them for machines without a decoder.
 
 Captions are looked for in `metadata.jsonl` (rows {"file", "caption"} or {"file", "shots": [{"caption", "seconds"}]}),
-else beside the file as NAME.yaml or NAME.json (a script) or NAME.txt (a prompt or a script in plain text).
+else beside the file as NAME.yaml or NAME.json (a script, or the annotations of a film of the stage, whose events come
+along) or NAME.txt (a prompt or a script in plain text).
 
 Notable choices:
 - A long video becomes several clips of the asked length, one after the other; a remainder is left out, a video that is
@@ -30,6 +31,8 @@ VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 _TOP = ("title", "style", "caption", "shots")
 
+Events = tuple[dict[str, Any], ...]
+
 
 def clips_in_folder(path: str | Path, frames: int, size: tuple[int, int], fps: float) -> Iterator[Clip]:
     """Every video and picture in a folder as clips of up to `frames` frames at `fps`, `size` = (height, width) pixels.
@@ -49,11 +52,11 @@ def clips_in_folder(path: str | Path, frames: int, size: tuple[int, int], fps: f
         raise ShotsError(f"folder: {folder} holds no video and no picture")
     for file in files:
         name = file.relative_to(folder).as_posix()
-        script = listed.get(name) or _beside(file)
+        script, events = (listed[name], ()) if name in listed else _beside(file)
         if file.suffix.lower() in PICTURES:
             yield _picture(file, script, size, fps)
         else:
-            yield from _windows(file, script, frames, size, fps)
+            yield from _windows(file, script, events, frames, size, fps)
 
 
 def _listed(folder: Path) -> dict[str, Script]:
@@ -78,12 +81,25 @@ def _listed(folder: Path) -> dict[str, Script]:
     return scripts
 
 
-def _beside(file: Path) -> Script | None:
-    """The script in a caption file beside a clip, or None."""
+def _beside(file: Path) -> tuple[Script | None, Events]:
+    """The script in a caption file beside a clip, or None, and the events where the file tells them."""
     for suffix in (".yaml", ".yml", ".json", ".txt"):
         if (caption := file.with_suffix(suffix)).is_file():
-            return Script.load(caption)
-    return None
+            return _annotated(caption) or (Script.load(caption), ())
+    return None, ()
+
+
+def _annotated(path: Path) -> tuple[Script, Events] | None:
+    """The captions and events of a film of the stage, or None when `path` holds something else."""
+    if path.suffix != ".json":
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        shots = [{"caption": shot["caption"], "seconds": shot["end"] - shot["start"]} for shot in found["shots"]]
+        top = {"caption": found["caption"]} if found.get("caption") else {}
+        return Script.from_dict({**top, "shots": shots}), tuple(found["events"])
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return None  # no annotations; a script says itself what is wrong with it
 
 
 def _spans(script: Script | None, total: int, fps: float, source: str) -> list[ClipShot]:
@@ -110,7 +126,9 @@ def _picture(file: Path, script: Script | None, size: tuple[int, int], fps: floa
     return Clip(frames, None, fps, tuple(_spans(script, 1, fps, str(file))), caption, source=str(file))
 
 
-def _windows(file: Path, script: Script | None, frames: int, size: tuple[int, int], fps: float) -> Iterator[Clip]:
+def _windows(
+    file: Path, script: Script | None, events: Events, frames: int, size: tuple[int, int], fps: float
+) -> Iterator[Clip]:
     """The clips of one video, decoded one window at a time so that memory does not grow with its length."""
     from shots.video import probe, read_video
 
@@ -130,7 +148,17 @@ def _windows(file: Path, script: Script | None, frames: int, size: tuple[int, in
             if span.start < last and span.end > first
         )
         source = f"{file} at {begin:.3f} s"
-        yield Clip(pictures, None, fps, shots, caption, source=source)
+        here = _events_between(events, begin, begin + len(pictures) / fps)
+        yield Clip(pictures, None, fps, shots, caption, here, source=source)
+
+
+def _events_between(events: Events, begin: float, end: float) -> Events:
+    """What happens from `begin` to `end` (seconds of the file), on a clock that starts at `begin`."""
+    return tuple(
+        {**event, "start": max(event["start"], begin) - begin, "end": min(event["end"], end) - begin}
+        for event in events
+        if event["start"] < end and event["end"] > begin
+    )
 
 
 def pack_clips(clips: Iterable[Clip], path: str | Path) -> int:

@@ -52,6 +52,25 @@ def test_a_lower_rate_takes_every_second_frame(folder: Path) -> None:
     assert torch.allclose(clip.frames.float().mean(dim=(1, 2, 3)) / 8, torch.arange(0.0, 18.0, 2), atol=0.5)
 
 
+def test_a_film_of_the_stage_is_captioned_by_its_annotations(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "film.mp4", fps=10, height=32, width=32) as writer:
+        writer.write(np.zeros((20, 32, 32, 3), np.uint8))
+    shots = [
+        {"start": 0.0, "end": 0.8, "caption": "one", "camera": "static", "tags": {}},
+        {"start": 0.8, "end": 2.0, "caption": "two", "camera": "pan_left", "tags": {}},
+    ]
+    event = {"query": "a cube jumps", "actor": "a", "action": "jump", "start": 0.9, "end": 1.5}
+    told = {"fps": 10, "duration": 2.0, "seed": 1, "caption": "both", "shots": shots, "events": [event], "qa": []}
+    (tmp_path / "film.json").write_text(json.dumps(told))
+    first, second = clips_in_folder(tmp_path, frames=10, size=(32, 32), fps=10)
+    assert [(shot.caption, shot.start, shot.end) for shot in first.shots] == [("one", 0, 8), ("two", 8, 10)]
+    assert [(shot.caption, shot.start, shot.end) for shot in second.shots] == [("two", 0, 10)]
+    assert first.caption == "both"
+    assert [(clip.events[0]["start"], clip.events[0]["end"]) for clip in (first, second)] == [
+        pytest.approx((0.9, 1.0)), pytest.approx((0.0, 0.5)),
+    ]  # fmt: skip
+
+
 def test_a_list_of_captions_goes_before_files_beside(folder: Path) -> None:
     rows = [
         {"file": "photo.png", "caption": "from the list", "width": 64},
