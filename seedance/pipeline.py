@@ -641,7 +641,7 @@ class Seedance:
         try:
             pixels = read_image(picture) if isinstance(picture, (str, Path)) else np.asarray(picture)
         except ShotsError as error:
-            raise SeedanceError(f"{what}: {error}") from error
+            raise SeedanceError(f"{what}: {str(error).removeprefix('image: ')}") from error
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise SeedanceError(f"{what}: an array must be uint8 (H, W, 3), got {pixels.dtype} {pixels.shape}")
         return fit_image(pixels, plan.height, plan.width)

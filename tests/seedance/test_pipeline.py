@@ -69,6 +69,18 @@ def test_a_film_in_a_batch_is_the_film_alone(pipe: Seedance) -> None:
         torch.testing.assert_close(pipe.sample([plan])[0].latents, film.latents, atol=2e-4, rtol=1e-4)
 
 
+def test_one_thread_and_two_give_the_same_film(pipe: Seedance) -> None:
+    before, films = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            films.append(pipe(TWO, seed=4).frames.astype(np.float64))
+    finally:
+        torch.set_num_threads(before)
+    error = np.square(films[0] - films[1]).mean()
+    assert 10 * np.log10(255**2 / max(error, 1e-9)) >= 45
+
+
 def test_films_of_two_sizes_are_no_batch(pipe: Seedance) -> None:
     with pytest.raises(SeedanceError, match="one size"):
         pipe.sample([pipe.plan("A red cube.", num_frames=5), pipe.plan("A red cube.", num_frames=9)])
@@ -174,6 +186,12 @@ def test_sizes_that_do_not_fit_are_rounded_and_said(pipe: Seedance) -> None:
 def test_a_bad_argument_is_named(pipe: Seedance, options: dict[str, object], named: str) -> None:
     with pytest.raises(SeedanceError, match=named):
         pipe("A red cube.", **options)  # type: ignore[arg-type]
+
+
+def test_a_picture_that_is_none_is_named_once(pipe: Seedance) -> None:
+    for name in ("image", "last_image"):
+        with pytest.raises(SeedanceError, match=rf"^{name}: none\.png does not exist"):
+            pipe("A red cube.", **{name: "none.png"})  # type: ignore[arg-type]
 
 
 def test_an_empty_prompt_and_an_endless_film_are_refused(pipe: Seedance) -> None:
