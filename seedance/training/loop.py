@@ -101,8 +101,11 @@ class Processes:
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs
 
-        accelerator = Accelerator(cpu=device == "cpu")
+        # Some steps leave parameters without a gradient: the label heads once their weight is zero, a frozen encoder.
+        spare = DistributedDataParallelKwargs(find_unused_parameters=True)
+        accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=[spare])
         return cls(accelerator.process_index, accelerator.num_processes, accelerator)
 
     def wrap(self, module: nn.Module) -> nn.Module:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -318,6 +321,48 @@ def test_accumulated_micro_batches_equal_one_large_batch(tmp_path: Path) -> None
         run_loop(config, line, line, batches, tmp_path / str(accumulate))
         ends.append(line.weight.item())
     assert ends[0] == pytest.approx(ends[1], abs=1e-6)
+
+
+LINE_WITH_SPARE = """
+import sys
+from pathlib import Path
+import torch
+from seedance.training.loop import LoopConfig, run_loop
+
+class Line(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight, self.spare = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x, generator):
+        return (self.weight * x - 2 * x).square().mean(), {}
+
+line, (out, accumulate) = Line(), sys.argv[1:]
+config = LoopConfig(steps=5, accumulate=int(accumulate), dtype="fp32", device="cpu", clip=1e9, warmup_steps=1)
+run_loop(config, line, line, lambda n: torch.randn(8, generator=torch.Generator().manual_seed(n)), Path(out))
+print(line.weight.item())
+"""
+
+
+def test_two_processes_learn_what_one_with_twice_the_micro_batches_learns(tmp_path: Path) -> None:
+    """A parameter that gets no gradient, as the label heads do late in a run, is no obstacle."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+
+    def start(rank: int, count: int) -> subprocess.Popen[str]:
+        told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        env = {**os.environ, "OMP_NUM_THREADS": "1", **{key: str(value) for key, value in told.items()}}
+        command = [sys.executable, "-c", LINE_WITH_SPARE, str(tmp_path / str(count)), str(2 // count)]
+        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    ends = []
+    for process in (start(0, 2), start(1, 2), start(0, 1)):
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+        ends.append(float(out.split()[-1]))
+    assert ends[0] == ends[1] == pytest.approx(ends[2], abs=1e-6)
+    assert ends[0] > 0
 
 
 def test_a_time_budget_ends_the_run_and_counts_over_resumes(tmp_path: Path) -> None:
