@@ -111,12 +111,13 @@ def _stage(arguments: argparse.Namespace) -> None:
 def _train_arguments(parser: Parser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe file, or the name of a shipped one")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ from the recipe's")
+    parser.add_argument("--time-budget", type=float, metavar="S", help="seconds after which to stop, cleanly")
 
 
 def _train(arguments: argparse.Namespace) -> None:
     from seedance.training import train
 
-    train(arguments.recipe, arguments.overrides)
+    train(arguments.recipe, arguments.overrides, time_budget=arguments.time_budget)
 
 
 # --------------------------------------------------------------------------------------------------------- evaluate

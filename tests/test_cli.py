@@ -322,7 +322,12 @@ def test_bad_stage_requests_cost_one_clear_line(run: Run, tmp_path: Path, words:
 
 def test_bad_recipes_cost_one_clear_line(run: Run, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("task: dance\n")
-    for words, says in (([tmp_path / "gone.yaml"], "gone.yaml"), ([tmp_path / "r.yaml"], "task 'dance'")):
+    for words, says in (
+        ([tmp_path / "gone.yaml"], "gone.yaml"),
+        ([tmp_path / "r.yaml"], "task 'dance'"),
+        ([tmp_path / "r.yaml", "--time-budget", "5"], "task 'dance' has no clock"),
+        (["nano-vae", "--time-budget", "0"], "time_budget: 0 seconds"),
+    ):
         status, _, err = run("train", *words)
         assert status == 2
         assert says in err

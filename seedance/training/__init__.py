@@ -17,17 +17,26 @@ from typing import Any
 from seedance.errors import SeedanceError
 
 TASKS = ("frames", "vae", "latents", "dit", "judge", "steps")
+_CLOCKS = {"vae": "loop.time_budget", "dit": "loop.time_budget", "latents": "time_budget", "judge": "time_budget"}
 
 
-def train(recipe_path: str | Path, overrides: Iterable[str] = ()) -> Any:
+def train(recipe_path: str | Path, overrides: Iterable[str] = (), time_budget: float | None = None) -> Any:
     """Run a recipe (a path, or the name of a shipped one) with `key=value` overrides; resumes what is in its `out`.
 
-    Returns the task's progress. Raises SeedanceError for a recipe that is not right.
+    time_budget: seconds after which the run ends cleanly, in place of the recipe's. Returns the task's progress. Raises
+    SeedanceError for a recipe that is not right.
     """
     from seedance.training.recipe import build, load_recipe
 
+    overrides = list(overrides)
     recipe = load_recipe(recipe_path, overrides)
     task = recipe.get("task")
+    if time_budget is not None:
+        if task not in _CLOCKS:
+            raise SeedanceError(f"time_budget: task {task!r} has no clock; give it to one of {', '.join(_CLOCKS)}")
+        if not 0 < time_budget < float("inf"):
+            raise SeedanceError(f"time_budget: {time_budget:g} seconds; more than 0 are needed")
+        recipe = load_recipe(recipe_path, [*overrides, f"{_CLOCKS[task]}={time_budget!r}"])
     if task == "frames":
         from seedance.training.frames import FramesRecipe, make_frames
 
