@@ -267,7 +267,7 @@ class Seedance:
             vae,
             transformer,
             text_encoder,
-            defaults=Defaults(**index.get("defaults", {})),
+            defaults=_defaults(index, folder),
             vocabulary=words,
             name=str(name) if str(name) in SHIPPED else folder.resolve().name,
             files=files,
@@ -863,7 +863,15 @@ def _component(folder: Path, part: str) -> tuple[Path, dict[str, str]]:
 
 def model_defaults(name: str | Path) -> Defaults:
     """The :class:`Defaults` of a model, without loading it."""
-    return Defaults(**read_index(_resolve(name)).get("defaults", {}))
+    folder = _resolve(name)
+    return _defaults(read_index(folder), folder)
+
+
+def _defaults(index: dict[str, Any], folder: Path) -> Defaults:
+    try:
+        return Defaults(**index.get("defaults", {}))
+    except TypeError as error:
+        raise SeedanceError(f"model: {folder / 'model_index.json'}: defaults: {error}") from error
 
 
 def model_config(name: str | Path, part: str) -> dict[str, Any]:

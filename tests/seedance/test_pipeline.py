@@ -278,6 +278,13 @@ def test_a_missing_file_and_a_foreign_folder_are_named(copied: Path, tmp_path: P
         Seedance.from_pretrained("no-such-model")
 
 
+def test_a_model_index_with_unknown_defaults_is_named(copied: Path) -> None:
+    index = json.loads((copied / "model_index.json").read_text())
+    (copied / "model_index.json").write_text(json.dumps({**index, "defaults": {"hieght": 64}}))
+    with pytest.raises(SeedanceError, match=r"model_index\.json: defaults: .*hieght"):
+        Seedance.from_pretrained(copied)
+
+
 def test_tensors_that_do_not_fit_are_listed_and_nothing_is_loaded(copied: Path) -> None:
     (copied / "model_index.json").unlink()
     path = copied / "transformer" / "model.safetensors"
