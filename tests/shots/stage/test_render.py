@@ -129,6 +129,14 @@ def test_single_precision_agrees_with_double(style: str) -> None:
     assert 10 * torch.log10(255**2 / error.clamp_min(1e-9)) > 45
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_draws_the_film_of_the_cpu() -> None:
+    made = write_film(2, shots=2, actors=2)
+    frames = [render_film(made, 64, 64, 4.0, device=device).frames.cpu().float() for device in ("cpu", "cuda")]
+    error = (frames[0] - frames[1]).square().mean()
+    assert 10 * torch.log10(255**2 / error.clamp_min(1e-9)) > 45
+
+
 def test_any_frame_rate_sees_the_same_film() -> None:
     made = write_film(5, actors=2)
     slow, fast = render_film(made, 32, 32, 6.0), render_film(made, 32, 32, 12.0)
