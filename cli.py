@@ -230,7 +230,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(error, 1)
     except KeyboardInterrupt:
         return _complain("stopped", 130)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        return _complain("not enough memory; choose smaller sizes (render --dry-run says what a film takes)", 1)
     return 0
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether Python or torch ran out of memory; torch's class is known by its name, as importing torch takes long."""
+    said = f"{type(error).__name__}: {error}"
+    return isinstance(error, MemoryError) or "OutOfMemoryError" in said or "allocate memory" in said
 
 
 def _complain(what: object, status: int) -> int:

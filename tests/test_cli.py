@@ -247,6 +247,20 @@ def test_a_full_disk_exits_with_one_and_keeps_the_film_that_was_there(
     assert leftovers(tmp_path) == ["f.mp4"]
 
 
+def test_a_film_too_large_for_the_memory_costs_one_clear_line(
+    run: Run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1099511627776 bytes")
+
+    monkeypatch.setattr("seedance.pipeline.Seedance.sample", full)
+    status, out, err = run("render", "a cube", "--model", tiny_model, "-o", tmp_path / "f.mp4")
+    assert (status, out) == (1, "")
+    assert "not enough memory" in err
+    assert err.count("\n") == 1
+    assert leftovers(tmp_path) == []
+
+
 def test_a_killed_render_leaves_nothing_after_the_next_one(run: Run, tiny_model: Path, tmp_path: Path) -> None:
     film = tmp_path / "f.mp4"
     words = ["render", "a cube", "--model", str(tiny_model), "-o", str(film), "--seed", "1", "--steps", "1"]
