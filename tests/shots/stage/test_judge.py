@@ -20,6 +20,7 @@ from shots.stage.judge.model import SHOT_FACTS, SLOT_FACTS, JudgeConfig, JudgeNe
 from shots.stage.judge.read import SHIPPED, FilmReading, Judge, _reading
 from shots.stage.judge.train import JudgeRecipe, count_right, cut_pairs, learning_rate, losses, save_judge
 from shots.stage.scene import ACTIONS, COLOURS, SHAPES, Action, Actor, Camera, Film, Placement, Set, ShotSpec
+from shots.video import Video
 
 TINY = JudgeConfig(size=32, frames=4, stem=8, fine=16, deep=16, slot=16, heads=2, layers=1)
 
@@ -307,3 +308,12 @@ def test_the_shipped_judge_reads_held_out_shots():
     rows = [shot for seed in range(first, first + 8) for shot in pools.examples(seed, judge.model.config)]
     counted = count_right(judge.model, plain(pools.stack(rows)), judge.dtype)
     assert sum(hits for hits, _ in counted.values()) / sum(of for _, of in counted.values()) > 0.9
+
+
+def test_a_film_whose_cuts_are_given_as_none_is_one_shot(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = np.zeros((12, 32, 32, 3), np.uint8)
+    video = Video(frames=frames, fps=12.0, times=np.arange(12) / 12)
+    judge = Judge(JudgeNet(JudgeConfig()))
+    monkeypatch.setattr(judge, "cuts", lambda frames: (6,))
+    assert len(judge.read_film(video, []).shots) == 1
+    assert judge.read_film(video).cuts == (6,)
