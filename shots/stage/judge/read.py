@@ -192,8 +192,11 @@ class Judge:
         return tuple(int(i) + 1 for i in found.nonzero()[:, 0])
 
     def read_film(self, video: Video, cuts: Sequence[float] | None = None) -> FilmReading:
-        """Reads each shot of a video. `cuts` are the times in seconds at which later shots start, none for one shot: the
-        video's own by default, or found in the pictures where it has none."""
+        """Reads each shot of a video.
+
+        `cuts` are the times in seconds at which later shots start, none for one shot: the video's own by default, or
+        found in the pictures where it has none.
+        """
         times = cuts if cuts is not None else video.cuts or None
         starts = self.cuts(video.frames) if times is None else tuple(sorted({round(t * video.fps) for t in times}))
         starts = tuple(s for s in starts if 0 < s < len(video.frames))
