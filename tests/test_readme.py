@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import cli
-from seedance.training.recipe import load_recipe
+from seedance.training import RECIPES
+from shots.runtime.recipe import load_recipe
 from shots.script import Script
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,7 +26,7 @@ def test_every_command_of_the_readme_is_understood(line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     said = cli._parser().parse_args(cli._hyphened(words))
     if said.command == "train":
-        load_recipe(said.recipe, said.overrides)
+        load_recipe(said.recipe, said.overrides, [RECIPES])
     for path in (getattr(said, "script", None), getattr(said, "from_file", None)):
         assert path is None or (ROOT / path).is_file()
 

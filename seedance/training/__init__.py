@@ -1,8 +1,7 @@
 """Training: `train("nano-vae.yaml", ["loop.steps=100"])` runs a recipe; its `task` says what is trained.
 
-`recipe` reads recipes, `loop` runs steps by the clock (checkpoints, resume, log, several processes), `optim` holds
-rates and averages. `frames` and `data` feed the VAE, which `vae` trains, against `discriminator` when asked;
-`latents` draws, encodes and words clips once, `dit` trains on them; `card` writes the model card.
+The loop, the optimizer and recipes as such are those of `shots.runtime`. `frames` and `data` feed the VAE, which `vae`
+trains, against `discriminator` when asked; `latents` draws, encodes and words clips once, `dit` trains on them; `card` writes the model card.
 
 Notable choice: nothing that decodes video or serves pages is imported on this path.
 """
@@ -16,6 +15,7 @@ from typing import Any
 
 from seedance.errors import SeedanceError
 
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 TASKS = ("frames", "vae", "latents", "dit", "judge", "steps")
 _CLOCKS = {"vae": "loop.time_budget", "dit": "loop.time_budget", "latents": "time_budget", "judge": "time_budget"}
 
@@ -26,17 +26,17 @@ def train(recipe_path: str | Path, overrides: Iterable[str] = (), time_budget: f
     time_budget: seconds after which the run ends cleanly, in place of the recipe's. Returns the task's progress. Raises
     SeedanceError for a recipe that is not right.
     """
-    from seedance.training.recipe import build, load_recipe
+    from shots.runtime.recipe import build, load_recipe
 
     overrides = list(overrides)
-    recipe = load_recipe(recipe_path, overrides)
+    recipe = load_recipe(recipe_path, overrides, [RECIPES])
     task = recipe.get("task")
     if time_budget is not None:
         if task not in _CLOCKS:
             raise SeedanceError(f"time_budget: task {task!r} has no clock; give it to one of {', '.join(_CLOCKS)}")
         if not 0 < time_budget < float("inf"):
             raise SeedanceError(f"time_budget: {time_budget:g} seconds; more than 0 are needed")
-        recipe = load_recipe(recipe_path, [*overrides, f"{_CLOCKS[task]}={time_budget!r}"])
+        recipe = load_recipe(recipe_path, [*overrides, f"{_CLOCKS[task]}={time_budget!r}"], [RECIPES])
     if task == "frames":
         from seedance.training.frames import FramesRecipe, make_frames
 

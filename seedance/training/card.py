@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from seedance.errors import SeedanceError
-from seedance.training.recipe import load_recipe
 from shots.errors import ShotsError
 from shots.runtime.cards import code_commit, portable, share, span, table
+from shots.runtime.recipe import load_recipe
 
 # Real clips and pictures of the shipped recipes: what they are, where from, under which licence.
 REAL = {

@@ -38,13 +38,13 @@ from seedance.dit import DiTConfig, VideoDiT
 from seedance.errors import SeedanceError
 from seedance.pipeline import Defaults, decode_latents, load_transformer, load_vae, save_model
 from seedance.training.latents import Batch, Bucket, Store, check_fingerprint, fingerprint, read_buckets, read_words
-from seedance.training.loop import LoopConfig, Processes, Progress, run_loop
-from seedance.training.optim import MovingAverage
 from seedance.vae import VideoVAE
 from shots.runtime.budget import TimeBudget
 from shots.runtime.cards import portable
 from shots.runtime.checkpoint import latest_checkpoint, load_checkpoint
 from shots.runtime.device import pick_device, pick_dtype
+from shots.runtime.loop import LoopConfig, Processes, Progress, run_loop
+from shots.runtime.optim import MovingAverage
 from shots.runtime.runlog import RunLog
 
 EVAL_TIMES = (0.2, 0.5, 0.8)

@@ -24,9 +24,9 @@ from seedance.pipeline import load_vae
 from seedance.shapes import VideoShape
 from seedance.training.data import Bucket, FrameBatches, SourceConfig, to_pixels
 from seedance.training.discriminator import Discriminators, adversarial_terms
-from seedance.training.loop import LoopConfig, Progress, run_loop
 from seedance.vae import VAEConfig, VideoVAE, init_pca
 from shots.runtime.checkpoint import latest_checkpoint
+from shots.runtime.loop import LoopConfig, Progress, run_loop
 from shots.runtime.runlog import RunLog
 from shots.runtime.weights import save_tensors
 

@@ -10,10 +10,11 @@ import yaml
 
 from seedance import evaluation
 from seedance.errors import SeedanceError
+from seedance.training import RECIPES
 from seedance.training.data import to_frames, to_pixels
 from seedance.training.discriminator import Discriminators, adversarial_terms
-from seedance.training.recipe import load_recipe
 from seedance.vae import VideoVAE
+from shots.runtime.recipe import load_recipe
 
 
 def test_psnr_is_that_of_eight_bit_frames() -> None:
@@ -31,10 +32,11 @@ def test_frames_survive_the_way_to_pixels_and_back() -> None:
 
 def test_held_out_videos_are_never_trained_on() -> None:
     suite = yaml.safe_load(evaluation.SUITE.read_text())
-    trained = {Path(name).name for name in load_recipe("nano-vae-frames")["videos"]}
+    trained = {Path(name).name for name in load_recipe("nano-vae-frames", shipped=[RECIPES])["videos"]}
     assert not trained & set(suite["real"]["videos"])
     assert set(suite["baseline"]["videos"]) <= trained
-    stage = next(source for source in load_recipe("nano-vae")["data"]["sources"] if source["kind"] == "stage")
+    sources = load_recipe("nano-vae", shipped=[RECIPES])["data"]["sources"]
+    stage = next(source for source in sources if source["kind"] == "stage")
     assert suite["stage"]["seed"] > stage["seed"] + 1_000_000
 
 

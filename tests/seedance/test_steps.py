@@ -8,7 +8,8 @@ import pytest
 
 from seedance import training
 from seedance.errors import SeedanceError
-from seedance.training.recipe import SHIPPED, load_recipe
+from seedance.training import RECIPES
+from shots.runtime.recipe import load_recipe
 
 
 def test_steps_run_in_order_with_their_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,8 +34,8 @@ def test_a_list_that_is_none_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["nano", "nano-cpu"])
 def test_every_step_of_a_shipped_sequence_is_a_shipped_recipe_and_hands_over_its_folder(name: str) -> None:
-    steps = [line.split() for line in load_recipe(SHIPPED / f"{name}.yaml")["steps"]]
-    recipes = [load_recipe(step[0], step[1:]) for step in steps]
+    steps = [line.split() for line in load_recipe(name, shipped=[RECIPES])["steps"]]
+    recipes = [load_recipe(step[0], step[1:], [RECIPES]) for step in steps]
     _, vae, latents, dit = recipes
     assert latents["vae"] == dit["vae"] == f"{vae['out']}/final"
     assert latents["out"] in dit["cache"]

@@ -15,9 +15,11 @@ from seedance.conditioning import Conditioning
 from seedance.dit import DiTConfig, VideoDiT
 from seedance.errors import SeedanceError
 from seedance.pipeline import Seedance, load_vae
+from seedance.training import RECIPES
 from seedance.training.dit import DiTRecipe, Feeder, draw_mask, label_loss, train_dit
 from seedance.training.latents import Bucket, LatentsRecipe, build_cache, fingerprint
-from seedance.training.recipe import SHIPPED, build, load_recipe
+from shots.errors import ShotsError
+from shots.runtime.recipe import build, load_recipe
 
 EVEN = {"text": 1.0, "first": 1.0, "first_last": 1.0, "extend": 1.0, "retake": 1.0}
 
@@ -156,18 +158,18 @@ def test_clips_kept_for_evaluation_are_never_trained_on(cache: Path, tiny_model:
 def test_a_recipe_that_is_not_right_is_named(
     cache: Path, tiny_model: Path, tmp_path: Path, changes: dict[str, Any], named: str
 ) -> None:
-    with pytest.raises(SeedanceError, match=named):
+    with pytest.raises((SeedanceError, ShotsError), match=named):
         train_dit(recipe(cache, tiny_model, tmp_path, **changes))
 
 
 def shipped(task: str) -> list[str]:
-    return sorted(path.stem for path in SHIPPED.glob("*.yaml") if yaml.safe_load(path.read_text())["task"] == task)
+    return sorted(path.stem for path in RECIPES.glob("*.yaml") if yaml.safe_load(path.read_text())["task"] == task)
 
 
 @pytest.mark.parametrize("name", shipped("dit"))
 def test_every_shipped_dit_recipe_is_one_and_its_buckets_are_made_by_its_latents_recipe(name: str) -> None:
-    made = build(DiTRecipe, load_recipe(name))
-    latents = load_recipe(name.replace("-dit", "-latents"))
+    made = build(DiTRecipe, load_recipe(name, shipped=[RECIPES]))
+    latents = load_recipe(name.replace("-dit", "-latents"), shipped=[RECIPES])
     assert {share.bucket for stage in made.stages for share in stage.mix} <= set(latents["buckets"])
     assert [latents["out"]] == ([made.cache] if isinstance(made.cache, str) else made.cache)
     DiTConfig.from_dict(made.model)
@@ -175,13 +177,13 @@ def test_every_shipped_dit_recipe_is_one_and_its_buckets_are_made_by_its_latents
 
 @pytest.mark.parametrize("name", shipped("latents"))
 def test_every_shipped_latents_recipe_is_one(name: str) -> None:
-    made = build(LatentsRecipe, load_recipe(name))
+    made = build(LatentsRecipe, load_recipe(name, shipped=[RECIPES]))
     assert [Bucket.from_dict(bucket, said) for bucket, said in made.buckets.items()]
 
 
 def test_the_large_model_has_1_3_billion_weights_and_takes_480p() -> None:
-    made = build(DiTRecipe, load_recipe("video-1b3-480p-dit"))
-    said = load_recipe("video-1b3-480p-latents")["buckets"]
+    made = build(DiTRecipe, load_recipe("video-1b3-480p-dit", shipped=[RECIPES]))
+    said = load_recipe("video-1b3-480p-latents", shipped=[RECIPES])["buckets"]
     buckets = {name: Bucket.from_dict(name, values) for name, values in said.items()}
     with torch.device("meta"):
         model = VideoDiT(DiTConfig.from_dict(made.model))

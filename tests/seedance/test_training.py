@@ -18,14 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from seedance.errors import SeedanceError
-from seedance.training import train
+from seedance.training import RECIPES, train
 from seedance.training.data import ArraySource, Bucket, ClipSource, FrameBatches, SourceConfig, StageSource, crop
 from seedance.training.frames import pan
-from seedance.training.loop import LoopConfig, Prefetch, run_loop
-from seedance.training.optim import MovingAverage, adamw, set_learning_rate, warmup_stable_decay
-from seedance.training.recipe import build, load_recipe
 from seedance.training.vae import VAERecipe
+from shots.errors import ShotsError
 from shots.runtime.checkpoint import latest_checkpoint, load_checkpoint
+from shots.runtime.loop import LoopConfig, Prefetch, run_loop
+from shots.runtime.optim import MovingAverage, adamw, set_learning_rate, warmup_stable_decay
+from shots.runtime.recipe import build, load_recipe
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Recipes
@@ -88,18 +89,18 @@ def test_a_recipe_becomes_typed_and_overrides_reach_nested_keys_and_list_items(r
     ],
 )
 def test_a_wrong_setting_is_named(recipe: Path, override: str, message: str) -> None:
-    with pytest.raises(SeedanceError) as caught:
+    with pytest.raises((SeedanceError, ShotsError)) as caught:
         train(recipe, [override])
     assert message in str(caught.value)
 
 
 def test_a_recipe_that_is_nowhere_lists_those_that_ship() -> None:
-    with pytest.raises(SeedanceError, match="nano-vae"):
-        load_recipe("no-such-recipe")
+    with pytest.raises(ShotsError, match="nano-vae"):
+        load_recipe("no-such-recipe", shipped=[RECIPES])
 
 
 def test_every_shipped_vae_recipe_fits_its_dataclass() -> None:
-    assert build(VAERecipe, load_recipe("nano-vae")).task == "vae"
+    assert build(VAERecipe, load_recipe("nano-vae", shipped=[RECIPES])).task == "vae"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -305,7 +306,7 @@ def test_steps_that_are_not_finite_are_skipped(tmp_path: Path) -> None:
 
 def test_a_run_whose_every_step_is_not_finite_ends_with_a_reason(tmp_path: Path) -> None:
     line = Line(lambda number: True)
-    with pytest.raises(SeedanceError, match="not finite; lower loop.learning_rate"):
+    with pytest.raises(ShotsError, match="not finite; lower loop.learning_rate"):
         run_loop(LoopConfig(steps=100, dtype="fp32", device="cpu"), line, line, numbered, tmp_path)
 
 
@@ -327,7 +328,7 @@ LINE_WITH_SPARE = """
 import sys
 from pathlib import Path
 import torch
-from seedance.training.loop import LoopConfig, run_loop
+from shots.runtime.loop import LoopConfig, run_loop
 
 class Line(torch.nn.Module):
     def __init__(self):

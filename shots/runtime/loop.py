@@ -26,11 +26,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seedance.errors import SeedanceError
-from seedance.training.optim import MovingAverage, adamw, parameter_groups, set_learning_rate, warmup_stable_decay
+from shots.errors import ShotsError
 from shots.runtime.budget import TimeBudget
 from shots.runtime.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from shots.runtime.device import pick_device, pick_dtype
+from shots.runtime.optim import MovingAverage, adamw, parameter_groups, set_learning_rate, warmup_stable_decay
 from shots.runtime.runlog import RunLog
 from shots.runtime.speed import peak_flops
 
@@ -67,13 +67,13 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         if self.steps is None and self.time_budget is None:
-            raise SeedanceError("loop: set steps, time_budget (seconds), or both")
+            raise ShotsError("loop: set steps, time_budget (seconds), or both")
         for name in ("steps", "time_budget"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise SeedanceError(f"loop.{name}: {value} must be above zero")
+                raise ShotsError(f"loop.{name}: {value} must be above zero")
         if self.accumulate < 1:
-            raise SeedanceError(f"loop.accumulate: {self.accumulate} must be 1 or more")
+            raise ShotsError(f"loop.accumulate: {self.accumulate} must be 1 or more")
 
 
 @dataclass
@@ -301,7 +301,7 @@ def run_loop(
                 progress.skipped += 1
                 skipped_in_a_row += 1
                 if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-                    raise SeedanceError(
+                    raise ShotsError(
                         f"loop: {skipped_in_a_row} steps in a row had gradients that are not finite; "
                         "lower loop.learning_rate or use loop.dtype=fp32"
                     )
