@@ -1,7 +1,8 @@
 """Training: `train("nano-vae.yaml", ["loop.steps=100"])` runs a recipe; its `task` says what is trained.
 
 The loop, the optimizer and recipes as such are those of `shots.runtime`. `frames` and `data` feed the VAE, which `vae`
-trains, against `discriminator` when asked; `latents` draws, encodes and words clips once, `dit` trains on them; `card` writes the model card.
+trains, against `discriminator` when asked; `latents` draws, encodes and words clips once, `dit` trains on them; `card`
+writes the model card.
 
 Notable choice: nothing that decodes video or serves pages is imported on this path.
 """
