@@ -13,6 +13,7 @@ import argparse
 import json
 import logging
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import Any
 
 from seedance.errors import SeedanceError
 from shots.errors import ShotsError, ShotsFailure
+from unitime.errors import UniTimeError
 
 Parser = argparse.ArgumentParser
 
@@ -120,17 +122,141 @@ def _train(arguments: argparse.Namespace) -> None:
     train(arguments.recipe, arguments.overrides, time_budget=arguments.time_budget)
 
 
+# ------------------------------------------------------------------------------------------------------ ground, ask
+
+
+def _grounder_arguments(parser: Parser) -> None:
+    parser.add_argument("--model", default="unitime-nano", metavar="NAME|DIR|HUB-ID", help="default: unitime-nano")
+    parser.add_argument("--adapter", metavar="DIR", help="LoRA weights to put on the model")
+    parser.add_argument("--no-cache", dest="cache", action="store_false", help="keep no vision features on disk")
+
+
+def _grounder(arguments: argparse.Namespace) -> Any:
+    from unitime import FeatureCache, UniTime
+
+    cache = FeatureCache() if arguments.cache else None
+    return UniTime.from_pretrained(arguments.model, adapter=arguments.adapter, cache=cache)
+
+
+def _ground_arguments(parser: Parser) -> None:
+    parser.add_argument("video", type=Path, metavar="VIDEO", help="a video file")
+    parser.add_argument("queries", nargs="+", metavar="QUERY", help="what to look for")
+    parser.add_argument("--top-k", type=int, default=1, metavar="K", help="moments of each query (default: 1)")
+    parser.add_argument(
+        "--window", type=float, nargs=2, metavar=("START", "END"), help="look only between these seconds"
+    )
+    parser.add_argument("--threshold", type=float, metavar="P", help="say not found above this probability of it")
+    _grounder_arguments(parser)
+
+
+def _ground(arguments: argparse.Namespace) -> None:
+    model = _grounder(arguments)
+    video = model.encode(arguments.video)
+    window = tuple(arguments.window) if arguments.window else None
+    found = model.ground(video, arguments.queries, top_k=arguments.top_k, window=window, threshold=arguments.threshold)
+    result = {
+        "video": str(arguments.video),
+        "duration": video.duration,
+        "groundings": [grounding.to_dict() for grounding in found],
+    }
+    _print(arguments, result, "\n".join(_told(grounding) for grounding in found))
+
+
+def _told(grounding: Any) -> str:
+    """A grounding in words: the query, then each moment with its score."""
+    moments = [f"{moment.start:.2f} - {moment.end:.2f} s ({moment.score:.2f})" for moment in grounding.moments]
+    return f"{grounding.query}: {', '.join(moments) if grounding.status == 'ok' else grounding.status}"
+
+
+def _ask_arguments(parser: Parser) -> None:
+    parser.add_argument("video", type=Path, metavar="VIDEO", help="a video file")
+    parser.add_argument("question", metavar="QUESTION", help="what to answer")
+    parser.add_argument(
+        "--option", dest="options", action="append", metavar="TEXT", help="a possible answer; give each one"
+    )
+    _grounder_arguments(parser)
+
+
+def _ask(arguments: argparse.Namespace) -> None:
+    answer = _grounder(arguments).ask(arguments.video, arguments.question, options=arguments.options)
+    seen = answer.evidence
+    where = "" if seen is None else f" (seen at {seen.start:.2f} - {seen.end:.2f} s)"
+    _print(arguments, {"video": str(arguments.video), **answer.to_dict()}, f"{answer}{where}")
+
+
+# ---------------------------------------------------------------------------------------------------------- metrics
+
+
+def _metrics_arguments(parser: Parser) -> None:
+    parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="JSON lines in QVHighlights' form")
+    parser.add_argument("annotations", type=Path, metavar="ANNOTATIONS", help="the benchmark's own file")
+    parser.add_argument("--protocol", choices=("moment_detr", "unitime"), required=True, help="whose way of scoring")
+    parser.add_argument(
+        "--min-score", type=float, metavar="P", help="unitime: windows after the first count from this score on"
+    )
+    parser.add_argument("--count-missing", action="store_true", help="queries without a prediction are misses")
+
+
+def _metrics(arguments: argparse.Namespace) -> None:
+    from unitime.evaluation import evaluate_files, report_text
+
+    options = {name: getattr(arguments, name) for name in ("min_score", "count_missing")}
+    report = evaluate_files(arguments.predictions, arguments.annotations, arguments.protocol, **options)
+    _print(arguments, report, report_text(report))
+
+
 # --------------------------------------------------------------------------------------------------------- evaluate
 
 
 def _evaluate_arguments(parser: Parser) -> None:
-    parser.add_argument("suite", choices=("prompts", "vae"), help="what to measure, on the sets kept in the package")
-    parser.add_argument("--model", default="seedance-nano", metavar="NAME|DIR|HUB-ID", help="default: seedance-nano")
+    parser.add_argument("suite", choices=("prompts", "vae", "grounding"), help="what to measure")
+    parser.add_argument("--model", metavar="NAME|DIR|HUB-ID", help="default: seedance-nano; of grounding: unitime-nano")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N of each set, for a quick look")
     parser.add_argument("--seed", type=int, default=0, help="of the first film (default: 0)")
+    grounding = parser.add_argument_group("grounding, on a benchmark")
+    grounding.add_argument("--annotations", type=Path, metavar="FILE", help="the benchmark's own file")
+    grounding.add_argument("--videos", type=Path, metavar="DIR", help="folder of its videos")
+    grounding.add_argument(
+        "-o", "--output", type=Path, default=Path("predictions.jsonl"), help="predictions; gone on with if there"
+    )
+    grounding.add_argument("--top-k", type=int, default=10, metavar="K", help="windows of each query (default: 10)")
+    grounding.add_argument("--adapter", metavar="DIR", help="LoRA weights to put on the model")
+    grounding.add_argument("--no-cache", dest="cache", action="store_false", help="keep no vision features on disk")
+
+
+def _evaluate_grounding(arguments: argparse.Namespace) -> None:
+    from unitime.evaluation import evaluate_grounding
+
+    if arguments.annotations is None or arguments.videos is None:
+        raise UniTimeError("evaluate grounding: --annotations FILE and --videos DIR are needed")
+    arguments.model = arguments.model or "unitime-nano"
+    run = evaluate_grounding(
+        lambda: _grounder(arguments), arguments.annotations, arguments.videos, arguments.output,
+        top_k=arguments.top_k, limit=arguments.limit, model=arguments.model, progress=_reporter(),
+    )  # fmt: skip
+    _print(arguments, run.to_dict(), str(run))
+
+
+def _reporter(every: float = 10.0) -> Callable[[int, int, str], None]:
+    """Progress on stderr: where a person watches one line that overwrites itself, in a log one line in `every` s."""
+    last = 0.0
+
+    def report(done: int, total: int, what: str) -> None:
+        nonlocal last
+        if sys.stderr.isatty():
+            _progress(done, total, what)
+        elif done == total or time.monotonic() - last >= every:
+            last = time.monotonic()
+            print(f"{what} {done}/{total}", file=sys.stderr, flush=True)
+
+    return report
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    if arguments.suite == "grounding":
+        _evaluate_grounding(arguments)
+        return
+    arguments.model = arguments.model or "seedance-nano"
     if arguments.suite == "vae":
         from seedance.evaluation import evaluate_vae
         from seedance.pipeline import SHIPPED, load_vae
@@ -186,8 +312,13 @@ def _env(arguments: argparse.Namespace) -> None:
 COMMANDS = {
     "render": Command("make films from prompts or a script", _render_arguments, _render),
     "stage": Command("shoot a film on the stage, with its ground truth", _stage_arguments, _stage),
+    "ground": Command("find when something happens in a video", _ground_arguments, _ground),
+    "ask": Command("answer a question about a video, from the moment that bears on it", _ask_arguments, _ask),
+    "metrics": Command("score a file of grounding predictions", _metrics_arguments, _metrics),
     "train": Command("train a model by a recipe; resumes what was stopped", _train_arguments, _train),
-    "evaluate": Command("measure a model on the sets kept in the package", _evaluate_arguments, _evaluate),
+    "evaluate": Command(
+        "measure a model on the sets kept in the package, or on a benchmark", _evaluate_arguments, _evaluate
+    ),
     "models": Command("the models that ship with the package", lambda parser: None, _models),
     "env": Command("versions, device, and what would be computed in", lambda parser: None, _env),
 }
@@ -224,7 +355,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         COMMANDS[arguments.command].run(arguments)
     except ShotsFailure as error:
         return _complain(error, 1)
-    except (ShotsError, SeedanceError) as error:
+    except (ShotsError, SeedanceError, UniTimeError) as error:
         return _complain(error, 2)
     except OSError as error:
         return _complain(error, 1)

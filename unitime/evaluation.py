@@ -100,7 +100,13 @@ def evaluate_files(
     report = evaluate(
         read_predictions(predictions), truth.queries, protocol, min_score=min_score, count_missing=count_missing
     )
-    return {**report, "notes": list(truth.notes)}
+    notes = list(truth.notes)
+    if report["missing"]:
+        fate = "count as missed" if count_missing else "were left out (count_missing makes them misses)"
+        notes.append(f"{report['missing']} queries have no prediction and {fate}")
+    if report["unknown"]:
+        notes.append(f"{report['unknown']} predictions answer no query of the annotations and were left out")
+    return {**report, "notes": notes}
 
 
 def evaluate_grounding(
