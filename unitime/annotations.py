@@ -164,7 +164,10 @@ class _Reader:
         if content is None:
             raise self.bad(f"is no JSON, no JSON lines and no Charades-STA text; {_KNOWN}")
         self.format, read = self.detect(content)
-        read(content)
+        try:
+            read(content)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise self.bad(f"is {self.format} whose entries are not of the usual form ({error!r})") from error
 
     def folder(self) -> None:
         self.format = "stage"
@@ -279,9 +282,10 @@ class _Reader:
             where = f"entry {number}"
             duration = self.duration(row.get("duration"), where)
             video = str(row.get("id") or Path(str(self.key(row, "video_path", where))).name)
-            for index, anno in enumerate(row["annos"]):
+            annos = self.key(row, "annos", where)
+            for index, anno in enumerate(annos):
                 identity = row.get("qid")
-                if identity is not None and len(row["annos"]) > 1:
+                if identity is not None and len(annos) > 1:
                     identity = f"{identity}_{index}"
                 self.add(identity, video, self.key(anno, "query", where), anno.get("window"), duration, where)
 
@@ -323,6 +327,8 @@ class _Reader:
             self.per_video[stem] += 1
         put = None
         if windows is not None:
+            if not isinstance(windows, list):
+                raise self.bad(f"{where}: the windows are {windows!r}; [[start, end], ...] is needed")
             put = tuple(self.put_right(self.window(pair, where), duration) for pair in windows)
         self.queries.append(Query(identity, video, query.strip(), put, duration, saliency, clip_seconds))
 

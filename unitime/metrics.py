@@ -288,7 +288,7 @@ def evaluate(
         "unknown": len(made.keys() - {str(query.id) for query in queries}),
     }
     told = [(p, q) for p, q in zip(paired, asked, strict=True) if q.windows]
-    report = _moment_detr(paired, asked, told) if protocol == "moment_detr" else _unitime(told, min_score)
+    report = _moment_detr(paired, asked, told) if protocol == "moment_detr" else _unitime(asked, told, min_score)
     return {**report, **counts, **_extras(paired, asked)}
 
 
@@ -327,7 +327,7 @@ def _moment_detr(
                 brief |= {f"HL-min-{name}-{key.removeprefix('HL-')}": value for key, value in scores.items()}
         else:
             brief["HL-top5-mAP"] = top_highlight_map(made, queries)
-    if not brief:
+    if not brief and not any(query.windows == () for query in asked):
         raise UniTimeError("annotations: they hold neither windows nor ratings that the predictions could be held to")
     return report
 
@@ -339,8 +339,12 @@ def _retrieval(predictions: Sequence[Prediction], queries: Sequence[Query]) -> d
     return {"MR-mAP": {**precision, "average": _percent(per_threshold.mean())}, "MR-R1": hits}
 
 
-def _unitime(told: Sequence[tuple[Prediction, Query]], min_score: float | None) -> dict[str, Any]:
+def _unitime(
+    asked: Sequence[Query], told: Sequence[tuple[Prediction, Query]], min_score: float | None
+) -> dict[str, Any]:
     """UniTime's report: R1@t (set IoU > t) and mIoU, with CG-Bench's three figures."""
+    if not told and any(query.windows == () for query in asked):
+        return {}
     if not told:
         raise UniTimeError("annotations: they hold no windows that predictions could be held to")
     overlaps = np.array([set_overlap(_answer(made, min_score), query.windows or ()) for made, query in told])  # (N, 3)
