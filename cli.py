@@ -230,9 +230,10 @@ def _evaluate_grounding(arguments: argparse.Namespace) -> None:
     if arguments.annotations is None or arguments.videos is None:
         raise UniTimeError("evaluate grounding: --annotations FILE and --videos DIR are needed")
     arguments.model = arguments.model or "unitime-nano"
+    name = arguments.model if arguments.adapter is None else f"{arguments.model} with {arguments.adapter}"
     run = evaluate_grounding(
         lambda: _grounder(arguments), arguments.annotations, arguments.videos, arguments.output,
-        top_k=arguments.top_k, limit=arguments.limit, model=arguments.model, progress=_reporter(),
+        top_k=arguments.top_k, limit=arguments.limit, model=name, progress=_reporter(),
     )  # fmt: skip
     _print(arguments, run.to_dict(), str(run))
 

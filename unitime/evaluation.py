@@ -302,7 +302,7 @@ def _failures(path: Path, asked: set[str]) -> dict[str, str]:
 def report_text(report: dict[str, Any]) -> str:
     """A report of `metrics.evaluate` as lines of name and figure."""
     lines = [f"protocol {report['protocol']}"]
-    for key, value in {**report, **report.get("brief", {}), **report.get("top1", {})}.items():
+    for key, value in {**report, **report.get("brief", {}), **report.get("also", {})}.items():
         if isinstance(value, (int, float, str)) and key != "protocol":
             lines.append(f"  {key:<26} {value}")
     lines += [f"  not_found.{key:<16} {value}" for key, value in report.get("not_found", {}).items()]

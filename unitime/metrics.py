@@ -313,7 +313,7 @@ def _moment_detr(
         brief |= {f"MR-full-mAP@{t}": report["full"]["MR-mAP"][t] for t in ("0.5", "0.75")}
         brief |= {f"MR-{name}-mAP": report[name]["MR-mAP"]["average"] for name in sorted(LENGTHS) if name in report}
         made, queries = zip(*told, strict=True)
-        report["top1"] = {
+        report["also"] = {
             "R1@0.3": recall(made, queries, [0.3])[0.3],
             "mIoU": _percent(best_iou(made, queries).mean()),
             **{f"R5@{t}": value for t, value in recall(made, queries, [0.3, 0.5], top_k=5).items()},
