@@ -9,16 +9,20 @@ Notable choices:
   the target's name when whole (`shots.files`).
 - The record (how the film was made) goes into the container's comment tag and into `NAME.json` beside the video.
 - PyAV reads and writes; decord seeks when few frames of a long file are wanted.
+- `frames_at` gives what is shown at many places in one pass: packets wait undecoded until a wanted picture needs them,
+  a key frame makes those before it needless, and what no other picture is predicted from is decoded only when wanted.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import heapq
 import json
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -27,7 +31,15 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
+from av.stream import Disposition
+from av.video.reformatter import (
+    ColorPrimaries,
+    ColorRange,
+    Colorspace,
+    ColorTrc,
+    Interpolation,
+    VideoReformatter,
+)
 from numpy.typing import NDArray
 
 from shots.errors import ShotsError, ShotsFailure
@@ -43,6 +55,10 @@ _FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _SEEK_FROM = 1000  # frames; shorter files are decoded through even for a few pictures
 _SEEK_SHARE = 50  # decord is used when fewer than one frame in so many is wanted (and not below 64 pixels of width,
 # where decord2 3.4 takes row padding for a fourth channel)
+_REORDER = 16  # packets: pictures are stored at most so many places after one that is shown later (H.264's most)
+_WORTH_A_JUMP = 8  # packets: fewer are decoded rather than left out, which costs the decoder a fresh start
+_SKIPPING = frozenset({"h264", "hevc", "mpeg4", "vp8", "vp9"})  # decoders that may be told for each packet
+_MOST_WAITING = 32 << 20  # bytes of packets that may wait undecoded
 
 
 @dataclass(eq=False)
@@ -286,9 +302,19 @@ def _opened(path: Path) -> Iterator[av.container.InputContainer]:
     except (OSError, av.error.FFmpegError) as error:
         raise ShotsError(f"video: {path} is not a video that can be read ({error.strerror})") from error
     with container:
-        if not container.streams.video:
+        if not any(map(_moves, container.streams.video)):
             raise ShotsError(f"video: {path} has no pictures in it")
         yield container
+
+
+def _moves(stream: av.VideoStream) -> bool:
+    """Whether a stream is a film, not the cover of a song."""
+    return not stream.disposition & Disposition.attached_pic
+
+
+def _film(container: av.container.InputContainer) -> av.VideoStream:
+    """The first stream of moving pictures."""
+    return next(filter(_moves, container.streams.video))
 
 
 def _origin(container: av.container.InputContainer) -> float:
@@ -296,41 +322,123 @@ def _origin(container: av.container.InputContainer) -> float:
     return (container.start_time or 0) / av.time_base
 
 
-def _decoded(container: av.container.InputContainer, path: Path, begin: float = 0.0) -> Iterator[tuple[float, Any]]:
-    """(time, frame) in order of presentation, from a key frame at or before `begin`.
+def _packets(container: av.container.InputContainer, begin: float = 0.0) -> Iterator[av.Packet]:
+    """The film's packets in order of decoding, from a key frame at or before `begin` seconds to the last.
 
-    Packets too damaged to decode are skipped, as players do, and the first one is said in the log.
+    Some files are sought to any packet, or too far; then an earlier place is tried, at last the start.
     """
-    stream = container.streams.video[0]
-    stream.thread_type = "AUTO"
-    if begin > 0 and stream.time_base:
-        container.seek(int((begin + _origin(container)) / stream.time_base), stream=stream)
-    frames = _frames(container, path)
-    first = next(frames, None)
-    if begin > 0 and (first is None or first[0] > begin):  # the file's index led past the place: take the long way
-        container.seek(0)
-        frames = _frames(container, path)
-    elif first is not None:
-        yield first
-    yield from frames
+    stream, origin = _film(container), _origin(container)
+    for back in (0, 2, 10, 60):
+        if begin - back < 1 or not stream.time_base:
+            break
+        with contextlib.suppress(av.error.FFmpegError):  # then it stands where it stood, which is looked at below
+            container.seek(int((begin - back + origin) / stream.time_base), stream=stream)
+        packets = _whole(container.demux(stream))
+        first = next((packet for packet in packets if packet.is_keyframe), None)
+        if first is not None and first.pts is not None and float(first.pts * stream.time_base) - origin <= begin:
+            yield first
+            yield from packets
+            return
+    if begin >= 1:
+        _rewind(container)
+    yield from _whole(container.demux(stream))
 
 
-def _frames(container: av.container.InputContainer, path: Path) -> Iterator[tuple[float, Any]]:
-    """(time, frame) from where the container stands."""
-    stream = container.streams.video[0]
-    origin = _origin(container)
-    damaged = False
-    for packet in container.demux(stream):
+def _whole(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+    """`packets` without empty ones, which tell a decoder that the film is over."""
+    return (packet for packet in packets if packet.size)
+
+
+class _NeedsAll(Exception):
+    """The film has to be decoded from its start: a key frame needs what stands before it, or times are unsaid."""
+
+
+class _Decoder:
+    """Decodes the film's packets one by one; damaged ones are skipped, as players do, and the first is said in the log.
+
+    Raises _NeedsAll when `starting_at` a key frame does not show that picture.
+    """
+
+    def __init__(self, container: av.container.InputContainer, path: Path) -> None:
+        stream = _film(container)
+        self.context, self._path, self._origin = stream.codec_context, path, _origin(container)
+        if not self.context.is_open:
+            stream.thread_type = "AUTO"
+        self._tick = stream.time_base or Fraction(1, av.time_base)
+        self.stores_order = "avi" in container.format.name  # such a file says only in which order pictures are stored
+        self._late: int | None = None
+        self._last = 0
+        self._damaged = False
+        self._expected: float | None = None
+
+    def time(self, packet: av.Packet) -> float | None:
+        """When the picture in `packet` is shown, seconds; None where the file does not say."""
+        return None if packet.pts is None or self.stores_order else float(packet.pts * self._tick) - self._origin
+
+    def starting_at(self, packet: av.Packet) -> Iterator[tuple[float, Any]]:
+        """Give out all that is held, then forget it, so that the key frame `packet` may follow."""
+        yield from self.decode(None)
+        self.context.flush_buffers()
+        self._expected = self.time(packet)
+
+    def decode(self, packet: av.Packet | None) -> Iterator[tuple[float, Any]]:
+        """(time, frame) for each picture that is ready; None asks for all that are still held."""
         try:
-            frames = packet.decode()
+            frames = self.context.decode(packet)
         except av.error.InvalidDataError:
-            if not damaged:
-                log.warning("%s is damaged; what cannot be decoded is skipped", path)
-            damaged = True
-            continue
+            if not self._damaged:
+                log.warning("%s is damaged; what cannot be decoded is skipped", self._path)
+            self._damaged = True
+            return
         for frame in frames:
-            if frame.time is not None:
-                yield frame.time - origin, frame
+            if (stamp := self._in_order(frame) if self.stores_order else frame.pts) is None:
+                continue
+            time = float(stamp * self._tick) - self._origin
+            if self._expected is not None and time >= self._expected - 1e-6:
+                if time > self._expected + 1e-6:
+                    raise _NeedsAll
+                self._expected = None
+            yield time, frame
+        if packet is None and self._expected is not None:
+            raise _NeedsAll
+
+    def _in_order(self, frame: Any) -> int | None:
+        """The stamp of a frame whose file stores only an order: frames come out in turn, one for each packet."""
+        if frame.pts is not None and self._late is None:
+            self._late = (frame.dts or frame.pts) - frame.pts  # the first is a key frame, whose guessed place is right
+            self._last = frame.pts - 1
+        if self._late is None:
+            return None
+        self._last = self._last + 1 if frame.dts is None else frame.dts - self._late
+        return self._last
+
+
+def _decoded(container: av.container.InputContainer, path: Path, begin: float = 0.0) -> Iterator[tuple[float, Any]]:
+    """(time, frame) in order of presentation, from one at or before `begin`, or from the first, to the last."""
+    decoder = _Decoder(container, path)
+    packets = _packets(container, begin)
+    try:
+        if begin > 0 and (first := next(packets, None)) is not None:
+            yield from decoder.starting_at(first)
+            yield from decoder.decode(first)
+        for packet in packets:
+            yield from decoder.decode(packet)
+        yield from decoder.decode(None)
+    except _NeedsAll:
+        yield from _from_the_start(container, path)
+
+
+def _from_the_start(container: av.container.InputContainer, path: Path) -> Iterator[tuple[float, Any]]:
+    """(time, frame) of the whole film, wherever the container stands."""
+    _rewind(container)
+    _film(container).codec_context.flush_buffers()
+    _film(container).codec_context.skip_frame = "DEFAULT"
+    yield from _decoded(container, path)
+
+
+def _rewind(container: av.container.InputContainer) -> None:
+    with contextlib.suppress(av.error.FFmpegError):  # what cannot be sought in was not moved either
+        container.seek(0)
 
 
 def _rgb(frame: Any) -> Frames:
@@ -348,7 +456,7 @@ def probe(path: str | Path) -> VideoInfo:
     """What the file at `path` holds. Raises ShotsError when it is no video or not one picture can be decoded."""
     path = Path(path)
     with _opened(path) as container:
-        stream = container.streams.video[0]
+        stream = _film(container)
         first = next(_decoded(container, path), None)
         if first is None:
             raise ShotsError(f"video: {path} holds no picture that can be decoded")
@@ -371,12 +479,16 @@ def _tail(container: av.container.InputContainer, rate: float) -> tuple[float, i
     The durations in headers are often those of the sound, or forget the last frames where the rate varies.
     """
     origin, end, count = _origin(container), 0.0, 0
-    container.seek((container.start_time or 0) + (container.duration or 0))
-    for packet in container.demux(container.streams.video[0]):
-        if packet.pts is not None and packet.time_base is not None:
-            lasts = float(packet.duration * packet.time_base) if packet.duration else 1 / rate if rate else 0.0
-            end = max(end, float(packet.pts * packet.time_base) - origin + lasts)
-            count += 1
+    for place in ((container.start_time or 0) + max((container.duration or 0) - av.time_base, 0), 0):
+        with contextlib.suppress(av.error.FFmpegError):
+            container.seek(place)
+        for packet in _whole(container.demux(_film(container))):
+            if packet.pts is not None and packet.time_base is not None:
+                lasts = float(packet.duration * packet.time_base) if packet.duration else 1 / rate if rate else 0.0
+                end = max(end, float(packet.pts * packet.time_base) - origin + lasts)
+                count += 1
+        if count:
+            break  # else the file is shorter than it says: look at all of it
     return end, count
 
 
@@ -417,7 +529,7 @@ def read_video(
     elif info.frames >= max(_SEEK_FROM, _SEEK_SHARE * len(wanted)) and info.width >= 64 and not info.alpha:
         picked = _sought(path, info, wanted, size)
     else:
-        picked = _shown_at(path, wanted, size)
+        picked = _shown_at(path, wanted, lambda frame: _resized(_rgb(frame), size))
     frames, times = [], []
     for time, img in picked:
         frames.append(img)
@@ -457,27 +569,157 @@ def _every(path: Path, begin: float, stop: float, size: tuple[int, int] | None) 
                 yield time, _resized(_rgb(frame), size)
 
 
-def _shown_at(path: Path, wanted: Times, size: tuple[int, int] | None) -> Iterator[tuple[float, Frames]]:
-    """What is shown at each of the `wanted` times (ascending), decoding through."""
+def frames_at(
+    path: str | Path, times: Sequence[float] | Times, *, least: tuple[int, int] | None = None
+) -> Iterator[tuple[float, Frames]]:
+    """What is shown at each of `times`, one (time, uint8 (H, W, 3)) after the other, in one pass over the file.
+
+    times: ascending, seconds; before the first picture that one is shown, after the end the last. The time given back
+    is when the picture's showing begins; a picture wanted twice is the same array twice. least: (height, width): much
+    larger pictures are shrunk to no less than this, which is faster; None keeps the size. One picture is held at a
+    time, and what no wanted picture needs is not decoded. Raises ShotsError for a file that is no video or holds no
+    picture that can be decoded.
+    """
+    wanted = np.asarray(times, np.float64)
+    if wanted.ndim != 1 or not np.isfinite(wanted).all() or (np.diff(wanted) < 0).any():
+        raise ShotsError("times: a list of finite, ascending seconds is needed")
+    if least is not None and min(least) < 1:
+        raise ShotsError(f"least: {least}; (height, width) of at least 1 x 1 is needed")
+    return _shown_at(Path(path), wanted, _rgb if least is None else _Shrinker(least))
+
+
+class _Shrinker:
+    """Turns decoded frames into uint8 (H, W, 3), those much larger than `least` shrunk to about twice that on the way.
+
+    The shrinking averages areas, before colours are converted; what is left to do is small enough for a good filter.
+    """
+
+    def __init__(self, least: tuple[int, int]) -> None:
+        self.least = least
+        self._scaler = VideoReformatter()  # keeps its filters from frame to frame
+
+    def __call__(self, frame: Any) -> Frames:
+        turns = round(frame.rotation / 90) % 4
+        height, width = self.least if turns % 2 == 0 else self.least[::-1]
+        factor = min(frame.height / height, frame.width / width) / 2
+        if factor < 1.5 or any(component.is_alpha for component in frame.format.components):
+            return _rgb(frame)
+        sides = {"height": math.ceil(frame.height / factor), "width": math.ceil(frame.width / factor)}
+        small = self._scaler.reformat(frame, **sides, format="rgb24", interpolation=Interpolation.AREA, threads=1)
+        return np.ascontiguousarray(np.rot90(small.to_ndarray(), k=turns))
+
+
+def _shown_at(path: Path, wanted: Times, convert: Callable[[Any], Frames]) -> Iterator[tuple[float, Frames]]:
+    """What is shown at each of the `wanted` times (ascending)."""
+    if not len(wanted):
+        return
     with _opened(path) as container:
-        tick = float(container.streams.video[0].time_base or 0)  # timestamps are rounded to it
+        tick = float(_film(container).time_base or 0)  # timestamps are rounded to it
         slack = max(1e-6, min(tick, 1e-3))
         shown: tuple[float, Any] | None = None
-        pending = list(wanted[::-1])
         converted: tuple[float, Frames] | None = None
-        for now in _decoded(container, path, float(wanted[0])):
-            while pending and pending[-1] < now[0] - slack:
-                pending.pop()
+        done = 0
+        for now in _needed(container, path, wanted + slack):
+            while done < len(wanted) and wanted[done] + slack < now[0]:
                 source = shown or now
                 if converted is None or converted[0] != source[0]:
-                    converted = source[0], _resized(_rgb(source[1]), size)
+                    converted = source[0], convert(source[1])
                 yield converted
-            if not pending:
+                done += 1
+            if done == len(wanted):
                 return
             shown = now
-        if shown is not None:
-            last = shown[0], _resized(_rgb(shown[1]), size)
-            yield from (last for _ in pending)
+        if shown is None:
+            raise ShotsError(f"video: {path} holds no picture that can be decoded")
+        if converted is None or converted[0] != shown[0]:
+            converted = shown[0], convert(shown[1])
+        yield from (converted for _ in range(done, len(wanted)))
+
+
+class _Needs:
+    """Tells from the packets' times, which come in order of decoding, what is shown at the `wanted` times.
+
+    Of so many packets as can stand out of order, the lowest time is a floor under all that follow: what is shown at a
+    time below the floor is known.
+    """
+
+    def __init__(self, wanted: Times) -> None:
+        self._wanted = wanted
+        self._place = 0  # the first of `wanted` whose picture is not known yet
+        self._seen: list[float] = []  # sorted, from the picture that would be shown at that time on
+        self._latest: list[float] = []  # a heap of times that may be out of order
+
+    @property
+    def next(self) -> float:
+        """The first wanted time whose picture is not known; infinity when all are."""
+        return float(self._wanted[self._place]) if self._place < len(self._wanted) else math.inf
+
+    def add(self, time: float) -> set[float]:
+        """Take note of one more picture. Returns the times of those now known to be shown."""
+        bisect.insort(self._seen, time)
+        heapq.heappush(self._latest, time)
+        return self.known_below(heapq.heappop(self._latest)) if len(self._latest) > _REORDER else set()
+
+    def known_below(self, floor: float) -> set[float]:
+        """As `add`, when no picture before `floor` will follow."""
+        known = set()
+        while self.next < floor and self._seen:
+            place = max(0, bisect.bisect_right(self._seen, self.next) - 1)
+            del self._seen[:place]
+            known.add(self._seen[0])
+            self._place += 1
+        return known
+
+    def without(self, time: float) -> bool:
+        """Whether the picture at `time` is shown at none of the times that are not known yet."""
+        later = bisect.bisect_right(self._seen, time)
+        return later < len(self._seen) and self._seen[later] <= self.next
+
+
+def _needed(container: av.container.InputContainer, path: Path, wanted: Times) -> Iterator[tuple[float, Any]]:
+    """(time, frame): those shown at the `wanted` times (ascending) in order of presentation, and few others.
+
+    Should the file turn out not to be decodable from its key frames alone, everything follows from the first frame on.
+    """
+    decoder, needs, begin = _Decoder(container, path), _Needs(wanted), float(wanted[0])
+    if decoder.stores_order:
+        yield from _decoded(container, path, begin)
+        return
+    waiting: list[tuple[float, av.Packet]] = []
+    held = 0  # bytes that wait
+    skips = decoder.context.name in _SKIPPING
+
+    def decode_waiting(known: set[float], everything: bool = False) -> Iterator[tuple[float, Any]]:
+        last = max((place for place, (time, _) in enumerate(waiting) if everything or time in known), default=-1)
+        for time, packet in waiting[: last + 1]:
+            if skips:
+                decoder.context.skip_frame = "NONREF" if time not in known and needs.without(time) else "DEFAULT"
+            yield from decoder.decode(packet)
+        del waiting[: last + 1]
+
+    begun = begin < 1  # at the film's start, where nothing stands before
+    try:
+        for packet in _packets(container, begin):
+            if (time := decoder.time(packet)) is None:
+                raise _NeedsAll
+            jump = packet.is_keyframe and len(waiting) >= _WORTH_A_JUMP and time <= needs.next
+            if jump or not begun:
+                waiting.clear()  # what is shown from here on can be decoded from here
+                held, begun = 0, True
+                yield from decoder.starting_at(packet)
+            waiting.append((time, packet))
+            held += packet.size
+            known = set() if packet.is_discard else needs.add(time)
+            if known or held > _MOST_WAITING:
+                yield from decode_waiting(known, everything=held > _MOST_WAITING)
+                held = sum(packet.size for _, packet in waiting)
+            if needs.next == math.inf:
+                break
+        else:
+            yield from decode_waiting(needs.known_below(math.inf))
+        yield from decoder.decode(None)
+    except _NeedsAll:
+        yield from _from_the_start(container, path)
 
 
 def _sought(path: Path, info: VideoInfo, wanted: Times, size: tuple[int, int] | None) -> Iterator[tuple[float, Frames]]:
@@ -493,7 +735,7 @@ def _sought(path: Path, info: VideoInfo, wanted: Times, size: tuple[int, int] | 
     except decord.DECORDError as error:
         reason = str(error).splitlines()[-1]
         log.warning("%s cannot be sought in (%s); decoding it through, which takes longer", path, reason)
-        yield from _shown_at(path, wanted, size)
+        yield from _shown_at(path, wanted, lambda frame: _resized(_rgb(frame), size))
         return
     for pick, img in zip(picks, images, strict=True):
         yield float(times[pick]), _resized(img, size)
