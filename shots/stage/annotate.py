@@ -277,7 +277,8 @@ class _Asker:
         every = [action for shot in self.film.shots for action in shot.actions]
         for k in range(last + 1):
             for _, action in self._told(k):
-                if sum(other.kind == action.kind for other in every) == 1:
+                alone = sum(other.kind == action.kind for other in every) == 1
+                if alone and action.actor in everyone:  # a short deed may be clear, and who did it not
                     others = [name for actor, name in everyone.items() if actor != action.actor]
                     moment = (self.edges[k] + action.start, self.edges[k] + action.end)
                     wrong = others if len(others) > 2 else others + self.rng.sample(absent, 3 - len(others))

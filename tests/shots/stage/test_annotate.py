@@ -83,3 +83,14 @@ def test_what_nobody_can_tell_is_never_asked() -> None:
     data = annotations(film, rendered, NothingSeen(), Random(0))
     assert data["qa"] == []
     assert not any(event["observable"] for event in data["events"])
+
+
+def test_nobody_is_asked_who_did_what_by_an_actor_that_is_hardly_seen() -> None:
+    film = write_film(300_000_273, shots=1, seconds=6.2, actors=3, actions_per_shot=3)
+    rendered = render_film(film, 64, 64, 4)
+    seen = observe(film, rendered)
+    hidden = [a.actor for i, a in enumerate(film.shots[0].actions) if seen.sees_action(0, i)
+              and not seen.sees_actor(0, a.actor)]  # fmt: skip
+    assert hidden == ["black cone"]
+    asked = annotations(film, rendered, seen, Random(0))["qa"]
+    assert all(item["answer"] != "the black cone" for item in asked if item["kind"] == "who")
