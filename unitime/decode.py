@@ -332,7 +332,7 @@ class FineAnswer:
         ]
         chosen: list[Scored] = []
         for item in sorted(candidates, key=lambda s: -s.score):
-            if all(_iou(np.array([[item.start, item.end]]), np.array([[c.start, c.end]]))[0, 0] < 0.5 for c in chosen):
+            if all(window_iou((item.start, item.end), (c.start, c.end)) < 0.5 for c in chosen):
                 chosen.append(item)
         return chosen[:top_k]
 
@@ -371,6 +371,11 @@ def rank(windows: Floats, mass: Floats, top_k: int, gap: float) -> list[Scored]:
         left = np.where(hits[best], 0.0, left)
         free &= ~hits[best]
     return chosen
+
+
+def window_iou(a: tuple[float, float], b: tuple[float, float]) -> float:
+    """IoU of two windows (start, end)."""
+    return float(_iou(np.array([a]), np.array([b]))[0, 0])
 
 
 def _iou(a: Floats, b: Floats) -> Floats:
@@ -567,6 +572,16 @@ class CoarseAnswer:
     listed: Floats
     spans: tuple[tuple[int, int, float], ...]
 
+    @classmethod
+    def listing(cls, times: Sequence[float], stamps: Sequence[float], adjacent: Sequence[bool] | None) -> CoarseAnswer:
+        """The answer that lists just these times, each taken for the segment that it lies in; none is not found."""
+        shown = np.asarray(stamps, dtype=np.float64)
+        listed = np.zeros(len(shown))
+        items = sorted({max(int(np.searchsorted(shown, t, side="right")) - 1, 0) for t in times})
+        listed[items] = 1.0
+        touching = [True] * (len(shown) - 1) if adjacent is None else adjacent
+        return cls(float(bool(items)), listed, tuple((a, b, 1.0) for a, b in _runs(items, touching)))
+
 
 @dataclass(eq=False)
 class _Beam:
@@ -598,16 +613,22 @@ def ground_coarse(
         longest: segments on a list.
         adjacent: (S - 1,) whether each segment touches the next; None: all do.
     """
-    values = [float(t) for t in stamps]
+    shown = np.asarray(stamps, dtype=np.float64)
+    values, place = np.unique(shown, return_inverse=True)  # segments of one stamp share what is said of it
     trie = Trie.of(encode(model.tokenizer, [stamp(t) for t in values]))
-    words = _Words.of(model.tokenizer, model.prompts, "coarse", (values[0], values[-1]))
+    words = _Words.of(model.tokenizer, model.prompts, "coarse", (float(values[0]), float(values[-1])))
     chains = [continuation(model.tokenizer, model.prompts, model.prompts.ask_when(q)).ids.tolist() for q in queries]
-    touching = [True] * (len(values) - 1) if adjacent is None else list(adjacent)
+    firsts = np.searchsorted(place, np.arange(len(values)))
+    lasts = np.append(firsts[1:] - 1, len(shown) - 1)
+    touching = [adjacent is None or bool(adjacent[last]) for last in lasts[:-1]]
     each = int(trie.inner.sum()) * (1 + beams)
     answers: list[CoarseAnswer] = []
     for group in _groups(chains, each, len(prefix)):
         answers += _coarse_group(model, prefix, trie, words, group, beams, least, longest, touching)
-    return answers
+    return [
+        CoarseAnswer(a.found, a.listed[place], tuple((int(firsts[i]), int(lasts[j]), p) for i, j, p in a.spans))
+        for a in answers
+    ]
 
 
 def _coarse_group(

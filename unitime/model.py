@@ -79,6 +79,11 @@ class Features:
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the tokens."""
+        return self.tokens.nbytes + (0 if self.deepstack is None else self.deepstack.nbytes)
+
     def compress(self, grid: tuple[int, int]) -> Features:
         """The same units on a smaller token grid, bilinearly (UniTime's token compression)."""
         if grid == self.grid:

@@ -1,0 +1,633 @@
+"""When does it happen? The public class: videos in, moments with scores out.
+
+    model = UniTime.from_pretrained("unitime-nano")
+    handle = model.encode("film.mp4")
+    for grounding in model.ground(handle, ["a red cube jumps", "the sphere falls"], top_k=3):
+        ...
+
+Notable choices:
+
+- Up to ``rule.short_limit`` seconds one fine pass looks at the whole window. Above, a coarse pass lists the segments
+  where the query may be, and fine passes look closely at the likeliest runs of them. Runs that do not touch are not
+  bridged, as the released code does: each is looked at, and their moments compete by score. A wrong first pick can so
+  be put right.
+- Above ``rule.long_limit`` the window is halved until its parts are short enough, and every part is searched (UniTime,
+  section on long videos). A model that can say "not found" lets the parts compete directly; for one that cannot, the
+  segments retrieved from all parts are shown together once more and retrieved from again, as the paper does.
+- What a video costs is paid once: its handle keeps vision features and read prefixes (the latest used, within a limit
+  of memory), all queries share them, and features also go to a cache on disk where there is one.
+- A score is the chance that a moment is a hit: the mass of answers that overlap it by IoU >= 0.5, times the probability
+  that there is something to find. ``not_found`` is the probability of the opposite; where it lies above the threshold
+  no moment is given. A model without a "not found" answer lends one minus its best score.
+- Times never leave the video, nor the window that was asked for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+import numpy as np
+
+from shots.errors import ShotsError
+from unitime.decode import (
+    CoarseAnswer,
+    FineAnswer,
+    generate,
+    ground_coarse,
+    ground_fine,
+    window_iou,
+)
+from unitime.errors import UniTimeError
+from unitime.frames import FramePlan
+from unitime.model import Features, Prefix, VisionLanguageModel
+from unitime.prompts import parse_stamps, parse_windows
+from unitime.reading import describe, read_units
+from unitime.sequence import build_prefix
+
+if TYPE_CHECKING:
+    from unitime.features import FeatureCache
+    from unitime.qa import Answer, Answerer
+
+Window = tuple[float, float]
+Mode = Literal["auto", "fine", "coarse"]
+Decoding = Literal["constrained", "text"]
+
+FEATURE_BYTES = 256 << 20  # vision features that a handle keeps in memory
+PREFIX_BYTES = 1 << 30  # keys and values of read prefixes that a handle keeps; the latest one whatever its size
+QUERY_LENGTH = 2000  # characters; longer is a mistake, not a query
+CANDIDATES = 3  # runs of segments that are looked at closely, for each query
+POOLED = 12  # segments of a long video that are shown together once more, for each query
+DEFAULT_THRESHOLD = 0.5  # for models that can say "not found"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A stretch of a video: seconds on its own clock within [0, duration], and the chance (0 to 1) that it is a hit."""
+
+    start: float
+    end: float
+    score: float
+
+    def to_dict(self) -> dict[str, float]:
+        return {"start": self.start, "end": self.end, "score": self.score}
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """What was found for one query.
+
+    Attributes:
+        query: as it was asked.
+        moments: best first; none where the status is not "ok".
+        status: "ok", "not_found", or "parse_error" (free text that names no time).
+        relevance: (time, value) in order of time: the probability that what is asked for happens then.
+        not_found: probability that it happens nowhere in the window.
+        raw: the answer as the model words it.
+    """
+
+    query: str
+    moments: tuple[Moment, ...]
+    status: str
+    relevance: tuple[tuple[float, float], ...] = ()
+    not_found: float = 0.0
+    raw: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "query": self.query,
+            "moments": [moment.to_dict() for moment in self.moments],
+            "status": self.status,
+            "not_found": self.not_found,
+            "relevance": [list(point) for point in self.relevance],
+            "raw": self.raw,
+        }
+
+
+class VideoHandle:
+    """A video that is being asked about, with what was made of it so far. Made by :meth:`UniTime.encode`.
+
+    Attributes:
+        source: the file or :class:`shots.Video`.
+        duration, height, width, digest: of the video; the digest names its content.
+    """
+
+    def __init__(self, model: VisionLanguageModel, source: Any, cache: FeatureCache | None = None) -> None:
+        try:
+            info = describe(source)
+        except ShotsError as error:
+            raise UniTimeError(str(error)) from error
+        self.model, self.source, self.cache = model, source, cache
+        self.duration, self.digest = float(info.duration), info.digest
+        self.height, self.width = info.height, info.width
+        self._features: _Recent[Features] = _Recent(FEATURE_BYTES)
+        self._prefixes: _Recent[Prefix] = _Recent(PREFIX_BYTES)
+
+    def plan(self, window: Window | None = None, mode: Mode = "auto") -> FramePlan:
+        """Which frames a pass over the window looks at."""
+        return self.model.rule.plan(
+            duration=self.duration, height=self.height, width=self.width, window=window, mode=mode
+        )  # fmt: skip
+
+    def features(self, plan: FramePlan) -> Features:
+        """What the vision tower makes of a plan's frames: from memory, from the cache on disk, or by looking."""
+        return self._features.get(plan.key, lambda: self._cached(plan), lambda f: f.nbytes)
+
+    def prefix(self, plan: FramePlan, mode: str) -> Prefix:
+        """The plan's frames as the model has read them, with the instruction of "fine", "coarse" or "answering"."""
+        return self.prefix_of(plan, mode, plan.key, lambda: self.features(plan))
+
+    def prefix_of(self, plan: Any, mode: str, key: Hashable, features: Callable[[], Features]) -> Prefix:
+        """The same for anything that is shown like a plan; ``key`` names what it shows."""
+        instruction = self.model.prompts.instruction(mode)
+
+        def read() -> Prefix:
+            sequence = build_prefix(
+                plan, self.model.prompts, self.model.tokenizer, self.model.family,
+                instruction=instruction, tokens_per_second=self.model.tokens_per_second,
+            )  # fmt: skip
+            return self.model.prefill(sequence, features())
+
+        return self._prefixes.get((key, instruction), read, lambda p: p.nbytes)
+
+    def _cached(self, plan: FramePlan) -> Features:
+        if self.cache is None:
+            return self._look(plan)
+        key = self.cache.key(self.digest, self.model.fingerprint, plan.key)
+        kept = self.cache.get(key)
+        if kept is not None:
+            return Features.from_tensors(kept)
+        features = self._look(plan)
+        self.cache.put(key, features.tensors())
+        return features
+
+    def _look(self, plan: FramePlan) -> Features:
+        try:
+            parts = [self.model.vision(frames, plan.grid) for frames in self.frames(plan)]
+        except ShotsError as error:
+            raise UniTimeError(str(error)) from error
+        return Features.cat(parts)
+
+    def frames(self, plan: FramePlan) -> Iterator[Any]:
+        """The plan's frames in order, uint8 (n, 2, H, W, 3) at a time."""
+        per_unit = (plan.size[0] // self.model.patch) * (plan.size[1] // self.model.patch)
+        yield from read_units(self.source, plan, chunk=max(1, 4096 // per_unit))
+
+
+class _Recent(Generic[T]):
+    """The latest used things, as many as fit into some bytes and at least one."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._kept: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def get(self, key: Hashable, make: Callable[[], T], size: Callable[[T], int]) -> T:
+        """What is kept under ``key``, or what ``make`` gives, which is kept from then on."""
+        with self._lock:
+            if key not in self._kept:
+                made = make()
+                self._kept[key] = made, size(made)
+                while len(self._kept) > 1 and sum(n for _, n in self._kept.values()) > self.most:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(key)
+            return self._kept[key][0]
+
+
+class UniTime:
+    """Grounds queries in videos and answers questions about them. Make one with :meth:`from_pretrained`."""
+
+    def __init__(self, model: VisionLanguageModel, cache: FeatureCache | None = None) -> None:
+        self.model = model
+        self.cache = cache
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path = "unitime-nano",
+        *,
+        adapter: str | Path | None = None,
+        revision: str | None = None,
+        dtype: str | None = None,
+        device: str | None = None,
+        cache: FeatureCache | None = None,
+    ) -> UniTime:
+        """A shipped name, a folder or a hub id of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint.
+
+        Args:
+            name_or_path, revision: the model.
+            adapter: LoRA weights to merge in: a folder or a hub id.
+            dtype: "bf16", "fp16" or "fp32"; None chooses for the device.
+            device: "cpu", "cuda", "cuda:1", "mps"; None is the best there is.
+            cache: where vision features are kept on disk between runs; None keeps none.
+
+        Raises UniTimeError where the model cannot be found, read, or shown a video.
+        """
+        loaded = VisionLanguageModel.from_pretrained(
+            name_or_path, adapter=adapter, revision=revision, dtype=dtype, device=device
+        )  # fmt: skip
+        return cls(loaded, cache)
+
+    def encode(self, video: Any) -> VideoHandle:
+        """A handle on a video (a path or a :class:`shots.Video`), to be asked many times.
+
+        Frames are looked at when the first question needs them, and kept for the next ones. Raises UniTimeError where
+        the file cannot be read.
+        """
+        return video if isinstance(video, VideoHandle) else VideoHandle(self.model, video, self.cache)
+
+    def ground(
+        self,
+        video: Any,
+        queries: Sequence[str],
+        top_k: int = 1,
+        *,
+        window: Window | None = None,
+        mode: Mode = "auto",
+        threshold: float | None = None,
+        decoding: Decoding = "constrained",
+        cancelled: threading.Event | None = None,
+    ) -> list[Grounding]:
+        """Says when each query happens in a video.
+
+        Args:
+            video: a path, a :class:`shots.Video`, or a handle from :meth:`encode`.
+            queries: in words, any number; they may repeat.
+            top_k: moments to give for each, at most.
+            window: (start, end) seconds to look between; None is the whole video.
+            mode: "auto" takes one fine pass up to ``rule.short_limit`` seconds and goes from coarse to fine above;
+                "fine" takes one fine pass whatever the length, "coarse" always looks coarsely first.
+            threshold: ``not_found`` above which nothing is given; 1 always gives moments, None is the model's own.
+            decoding: "constrained" to the stamps shown, with probabilities; or "text", the model's own words, greedy.
+            cancelled: set it to stop between passes, which raises UniTimeError.
+
+        Returns one :class:`Grounding` a query, in order.
+        """
+        queries = _check_queries(queries)
+        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+            raise UniTimeError(f"top_k: {top_k!r}; a whole number of at least 1 is needed")
+        if mode not in ("auto", "fine", "coarse"):
+            raise UniTimeError(f"mode: {mode!r}; 'auto', 'fine' or 'coarse' is needed")
+        if decoding not in ("constrained", "text"):
+            raise UniTimeError(f"decoding: {decoding!r}; 'constrained' or 'text' is needed")
+        limit = self._threshold(threshold)
+        handle = self.encode(video)
+        span = handle.plan(window, "fine")  # checks the window
+        search = _Search(handle, top_k, decoding, cancelled)
+        unique = list(dict.fromkeys(queries))
+        whole = (span.start, span.end)
+        if mode == "fine" or (mode == "auto" and span.end - span.start <= self.model.rule.short_limit):
+            found = [search.fine(whole, unique)[query].grounding(query, limit) for query in unique]
+        else:
+            found = search.coarse_to_fine(whole, unique, limit)
+        by_query = dict(zip(unique, found, strict=True))
+        return [by_query[query] for query in queries]
+
+    def ask(
+        self,
+        video: Any,
+        question: str,
+        options: Sequence[str] | None = None,
+        *,
+        answerer: Answerer | None = None,
+        **policy: Any,
+    ) -> Answer:
+        """Answers a question about a video from the moment that bears on it; see :func:`unitime.qa.answer`."""
+        from unitime.qa import answer
+
+        return answer(self, video, question, options, answerer=answerer, **policy)
+
+    def caption(self, video: Any, *, window: Window | None = None, max_tokens: int = 64) -> str:
+        """One sentence on what a video, or a window (start, end) of it, shows."""
+        handle = self.encode(video)
+        prefix = handle.prefix(handle.plan(window), "answering")
+        return generate(self.model, prefix, [self.model.prompts.caption], max_tokens)[0]
+
+    def _threshold(self, threshold: float | None) -> float:
+        if threshold is not None:
+            if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+                raise UniTimeError(f"threshold: {threshold!r}; a probability from 0 to 1 is needed")
+            return float(threshold)
+        if self.model.threshold is not None:
+            return self.model.threshold
+        return 1.0 if self.model.prompts.not_found is None else DEFAULT_THRESHOLD
+
+
+# One request.
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What passes over a window gave for one query, before the threshold."""
+
+    moments: tuple[Moment, ...]
+    not_found: float
+    relevance: tuple[tuple[float, float], ...]
+    raw: str | None
+    parsed: bool = True
+
+    def grounding(self, query: str, threshold: float) -> Grounding:
+        if not self.parsed:
+            return Grounding(query, (), "parse_error", self.relevance, self.not_found, self.raw)
+        absent = self.not_found > threshold or not self.moments
+        moments = () if absent else self.moments
+        return Grounding(query, moments, "not_found" if absent else "ok", self.relevance, self.not_found, self.raw)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A window to be looked at closely, and the probability that what is asked for lies in it."""
+
+    start: float
+    end: float
+    weight: float
+
+
+@dataclass(eq=False)
+class _Search:
+    """Passes over one video for one request."""
+
+    handle: VideoHandle
+    top_k: int
+    decoding: Decoding
+    cancelled: threading.Event | None
+
+    @property
+    def model(self) -> VisionLanguageModel:
+        return self.handle.model
+
+    def check(self) -> None:
+        if self.cancelled is not None and self.cancelled.is_set():
+            raise UniTimeError("cancelled: nobody waits for the answer any more")
+
+    # Fine.
+
+    def fine(self, window: Window, queries: Sequence[str]) -> dict[str, _Found]:
+        """One fine pass over a window for some queries."""
+        self.check()
+        plan = self.handle.plan(window, "fine")
+        prefix = self.handle.prefix(plan, "fine")
+        if self.decoding == "text":
+            turns = [self.model.prompts.ask_when(query) for query in queries]
+            texts = generate(self.model, prefix, turns)
+            return {query: self._from_text(text, plan) for query, text in zip(queries, texts, strict=True)}
+        answers = ground_fine(self.model, prefix, plan.stamps, queries, several=self.top_k > 1)
+        return {query: self._from_answer(answer, plan) for query, answer in zip(queries, answers, strict=True)}
+
+    def _from_answer(self, answer: FineAnswer, plan: FramePlan) -> _Found:
+        moments = _within([Moment(s.start, s.end, s.score) for s in answer.moments(self.top_k)], plan.start, plan.end)
+        times = np.clip(answer.stamps, plan.start, plan.end).tolist()
+        return _Found(
+            moments,
+            self._absent(answer.found, moments),
+            tuple(zip(times, answer.relevance().tolist(), strict=True)),
+            self.model.prompts.answer(answer.picks),
+        )
+
+    def _from_text(self, text: str, plan: FramePlan) -> _Found:
+        if text == self.model.prompts.not_found:
+            return _Found((), 1.0, (), text)
+        windows = parse_windows(text)
+        moments = _within([Moment(a, b, 1.0) for a, b in windows], plan.start, plan.end)[: self.top_k]
+        inside = [float(any(a <= t <= b for a, b in windows)) for t in plan.stamps]
+        return _Found(moments, 0.0, tuple(zip(plan.stamps, inside, strict=True)), text, bool(moments))
+
+    def _absent(self, found: float, moments: Sequence[Moment]) -> float:
+        """The probability that there is nothing: the model's own, or what its best score leaves."""
+        if self.model.prompts.not_found is not None:
+            return min(max(1.0 - found, 0.0), 1.0)
+        return 1.0 - max((m.score for m in moments), default=0.0)
+
+    # Coarse, then fine.
+
+    def coarse_to_fine(self, window: Window, queries: list[str], threshold: float) -> list[Grounding]:
+        """Segments first, then fine passes over the likeliest runs of them."""
+        parts = [self.handle.plan(part, "coarse") for part in _halved(window, self.model.rule.long_limit)]
+        retrieved = [self._retrieve(plan, queries) for plan in parts]
+        candidates: dict[str, list[_Candidate]] = {}
+        for i, query in enumerate(queries):
+            answers = [answers[i] for answers in retrieved]
+            if len(parts) > 1 and self.model.prompts.not_found is None:
+                candidates[query] = self._pooled(parts, answers, query)
+            else:
+                found = [c for plan, a in zip(parts, answers, strict=True) for c in self._candidates(plan, a)]
+                candidates[query] = sorted(found, key=lambda c: -c.weight)[: self._most]
+        close: dict[str, list[tuple[_Candidate, _Found]]] = {query: [] for query in queries}
+        for candidate, asking in _by_window(candidates).items():
+            found_here = self.fine(candidate, asking)
+            for query in asking:
+                mine = next(c for c in candidates[query] if (c.start, c.end) == candidate)
+                close[query].append((mine, found_here[query]))
+        return [
+            self._merged(close[query], _coarse_relevance(parts, [a[i] for a in retrieved])).grounding(query, threshold)
+            for i, query in enumerate(queries)
+        ]
+
+    @property
+    def _most(self) -> int:
+        return max(CANDIDATES, min(self.top_k, 8))
+
+    def _retrieve(self, plan: FramePlan, queries: Sequence[str]) -> list[CoarseAnswer]:
+        self.check()
+        prefix = self.handle.prefix(plan, "coarse")
+        return self._listed(prefix, plan.segment_stamps, queries)
+
+    def _listed(
+        self, prefix: Prefix, stamps: Sequence[float], queries: Sequence[str], adjacent: Sequence[bool] | None = None
+    ) -> list[CoarseAnswer]:
+        if self.decoding == "constrained":
+            return ground_coarse(self.model, prefix, stamps, queries, adjacent=adjacent)
+        texts = generate(self.model, prefix, [self.model.prompts.ask_when(query) for query in queries])
+        return [CoarseAnswer.listing(parse_stamps(text), stamps, adjacent) for text in texts]
+
+    def _candidates(self, plan: FramePlan, answer: CoarseAnswer) -> list[_Candidate]:
+        """The likeliest runs of a pass, as windows; a run that lies within a likelier one is left out."""
+        kept: list[_Candidate] = []
+        for first, last, _ in answer.spans:
+            start, end = _extent(plan, first)[0], _extent(plan, last)[1]
+            if any(c.start <= start and end <= c.end for c in kept):
+                continue
+            weight = answer.found * float(answer.listed[first : last + 1].max())
+            kept.append(_Candidate(*self._widened(start, end, plan), weight))
+            if len(kept) == self._most:
+                break
+        return kept
+
+    def _widened(self, start: float, end: float, plan: FramePlan) -> Window:
+        """A run with half a segment more on both sides, where one fine pass has room for it."""
+        rule = self.model.rule
+        margin = min(rule.segment / 2, max(0.0, (rule.short_limit - (end - start)) / 2))
+        return max(start - margin, plan.start), min(end + margin, plan.end)
+
+    def _pooled(self, parts: Sequence[FramePlan], answers: Sequence[CoarseAnswer], query: str) -> list[_Candidate]:
+        """Segments retrieved from all parts of a long video, shown together and retrieved from again."""
+        self.check()
+        best = sorted(
+            ((p, s) for p, answer in enumerate(answers) for s in range(len(answer.listed))),
+            key=lambda ps: -answers[ps[0]].found * answers[ps[0]].listed[ps[1]],
+        )[:POOLED]
+        pool = _Pool.of(parts, sorted(best))
+        prefix = self.handle.prefix_of(
+            pool, "coarse", pool.key, lambda: Features.cat([
+                self.handle.features(parts[p]).select(range(*parts[p].segments[s])) for p, s in pool.members
+            ]),
+        )  # fmt: skip
+        answer = self._listed(prefix, pool.segment_stamps, [query], pool.adjacent)[0]
+        kept: list[_Candidate] = []
+        for first, last, _ in answer.spans[: self._most]:
+            plan, end_plan = parts[pool.members[first][0]], parts[pool.members[last][0]]
+            start, end = _extent(plan, pool.members[first][1])[0], _extent(end_plan, pool.members[last][1])[1]
+            weight = answer.found * float(answer.listed[first : last + 1].max())
+            within = replace(plan, start=parts[0].start, end=parts[-1].end)
+            kept.append(_Candidate(*self._widened(start, end, within), weight))
+        return kept
+
+    def _merged(self, close: list[tuple[_Candidate, _Found]], coarse: list[tuple[float, float]]) -> _Found:
+        """One answer out of fine passes over several windows."""
+        if not close:  # free text that lists no segment
+            return _Found((), 1.0, tuple(coarse), None, self.model.prompts.not_found is not None)
+        if all(not found.parsed for _, found in close):
+            return replace(close[0][1], relevance=tuple(coarse))
+        moments: list[Moment] = []
+        every = [replace(m, score=m.score * c.weight) for c, found in close for m in found.moments]
+        for moment in sorted(every, key=lambda m: -m.score):
+            if all(window_iou((moment.start, moment.end), (m.start, m.end)) < 0.5 for m in moments):
+                moments.append(moment)
+        chosen = tuple(moments[: self.top_k])
+        present = max(c.weight * (1.0 - found.not_found) for c, found in close)
+        points = [p for p in coarse if not any(c.start <= p[0] <= c.end for c, _ in close)]
+        points += [(t, value * c.weight) for c, found in close for t, value in found.relevance]
+        best = max(close, key=lambda pair: max((m.score for m in pair[1].moments), default=0.0) * pair[0].weight)
+        return _Found(chosen, self._absent(present, chosen), tuple(sorted(points)), best[1].raw)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pool:
+    """Segments of several coarse plans, shown as one: a plan as :func:`unitime.sequence.build_prefix` needs it."""
+
+    members: tuple[tuple[int, int], ...]  # (part, segment) of each
+    times: Any
+    grid: tuple[int, int]
+    segments: list[tuple[int, int]]
+    segment_stamps: tuple[float, ...]
+    adjacent: list[bool]
+    key: str
+    mode: str = "coarse"
+
+    @classmethod
+    def of(cls, parts: Sequence[FramePlan], members: Sequence[tuple[int, int]]) -> _Pool:
+        """The segments named by (part, segment), in order of time; of segments with one stamp the first."""
+        seen: dict[float, tuple[int, int]] = {}
+        for p, s in members:
+            seen.setdefault(parts[p].segment_stamps[s], (p, s))
+        kept = tuple(seen.values())
+        times = [parts[p].times[slice(*parts[p].segments[s])] for p, s in kept]
+        ends = np.cumsum([len(t) for t in times]).tolist()
+        flat = [(p, s, s == len(parts[p].segments) - 1) for p, s in kept]
+        adjacent = [
+            (p == q and s + 1 == r) or (q == p + 1 and last and r == 0)
+            for (p, s, last), (q, r, _) in zip(flat[:-1], flat[1:], strict=True)
+        ]
+        key = " ".join(f"{parts[p].key}:{s}" for p, s in kept)
+        segments = list(zip([0, *ends[:-1]], ends, strict=True))
+        return cls(kept, np.concatenate(times), parts[0].grid, segments, tuple(seen), adjacent, key)
+
+
+def _extent(plan: FramePlan, segment: int) -> Window:
+    """Seconds that a segment stands for: up to where the next one begins, the window's ends for the outer ones."""
+    begins = [plan.start, *(float(plan.times[first, 0]) for first, _ in plan.segments[1:]), plan.end]
+    return begins[segment], begins[segment + 1]
+
+
+def _halved(window: Window, longest: float) -> list[Window]:
+    """The window in halves of halves, until none is longer than ``longest``."""
+    start, end = window
+    if end - start <= longest:
+        return [window]
+    middle = (start + end) / 2
+    return _halved((start, middle), longest) + _halved((middle, end), longest)
+
+
+def _by_window(candidates: dict[str, list[_Candidate]]) -> dict[Window, list[str]]:
+    """The queries that want to look at each window."""
+    asking: dict[Window, list[str]] = {}
+    for query, wanted in candidates.items():
+        for candidate in wanted:
+            asking.setdefault((candidate.start, candidate.end), []).append(query)
+    return asking
+
+
+def _coarse_relevance(parts: Sequence[FramePlan], answers: Sequence[CoarseAnswer]) -> list[tuple[float, float]]:
+    """(time, probability) at the middle of every segment."""
+    return [
+        (sum(_extent(plan, s)) / 2, float(answer.found * value))
+        for plan, answer in zip(parts, answers, strict=True)
+        for s, value in enumerate(answer.listed)
+    ]
+
+
+def _within(moments: Sequence[Moment], start: float, end: float) -> tuple[Moment, ...]:
+    """The moments cut to [start, end]; what lies outside is dropped."""
+    cut = [Moment(max(m.start, start), min(m.end, end), min(max(m.score, 0.0), 1.0)) for m in moments]
+    return tuple(m for m in cut if m.end > m.start)
+
+
+def _check_queries(queries: Any) -> list[str]:
+    """The queries as a list. Raises UniTimeError for none, for an empty one, and for what is no text."""
+    if isinstance(queries, str):
+        queries = [queries]
+    try:
+        listed = list(queries)
+    except TypeError:
+        raise UniTimeError(f"queries: {type(queries).__name__}; a list of texts is needed") from None
+    if not listed:
+        raise UniTimeError("queries: there are none; give at least one")
+    for query in listed:
+        check_text("queries", query)
+    return listed
+
+
+def check_text(name: str, text: Any) -> None:
+    """Raises UniTimeError unless ``text`` is a text with something in it and of a length to be read."""
+    if not isinstance(text, str):
+        raise UniTimeError(f"{name}: {text!r} is no text")
+    if not text.strip():
+        raise UniTimeError(f"{name}: one is empty; say in words what to look for")
+    if len(text) > QUERY_LENGTH:
+        raise UniTimeError(f"{name}: one has {len(text)} characters; at most {QUERY_LENGTH} are read")
+
+
+# The threshold.
+
+
+def calibrate_threshold(scores: Sequence[float], present: Sequence[bool]) -> float:
+    """The ``not_found`` threshold that tells absent from present queries best.
+
+    Args:
+        scores: ``Grounding.not_found`` of each query, from `ground` with any threshold.
+        present: whether it does happen.
+
+    Returns the threshold with the highest F1 of "not found", midway between the scores beside it. Raises UniTimeError
+    where there is not at least one of each kind.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    absent = ~np.asarray(present, dtype=bool)
+    if values.shape != absent.shape or values.ndim != 1:
+        raise UniTimeError(f"scores, present: {values.shape} and {absent.shape}; one of each per query is needed")
+    if not np.isfinite(values).all():
+        raise UniTimeError("scores: one is not a number")
+    if absent.all() or not absent.any():
+        raise UniTimeError("present: queries of both kinds are needed to tell them apart")
+    known = np.unique(values)
+    edges = np.concatenate([[0.0], (known[1:] + known[:-1]) / 2, [1.0]])
+    said = values[None, :] > edges[:, None]  # (edges, queries)
+    right = (said & absent).sum(axis=1)
+    f1 = 2 * right / np.maximum(said.sum(axis=1) + absent.sum(), 1)
+    return float(edges[int(f1.argmax())])
