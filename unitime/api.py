@@ -38,7 +38,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi import Path as InPath
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag
 from starlette.concurrency import run_in_threadpool
 
 from shots.errors import ShotsError
@@ -157,6 +157,11 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Words = Annotated[str, StringConstraints(min_length=1, max_length=LETTERS, pattern=r"\S")]
 
 
+def _whole(value: Any) -> Any:
+    """1.0 is a whole number too: JSON has one kind of number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class FileVideo(_Body):
     """A video that was uploaded."""
 
@@ -209,7 +214,9 @@ class GroundRequest(_Body):
 
     video: Video
     queries: Annotated[list[Words], Field(min_length=1, max_length=QUERIES)]
-    top_k: Annotated[int, Field(ge=1, le=TOP_K, description="moments per query, at most")] = 1
+    top_k: Annotated[
+        int, Field(ge=1, le=TOP_K, description="moments per query, at most"), BeforeValidator(_whole)
+    ] = 1
     window: Annotated[
         list[Seconds] | None,
         Field(min_length=2, max_length=2, description="[start, end], seconds; only there is looked; null: everywhere"),
@@ -303,6 +310,9 @@ class FileFacts(BaseModel):
     fps: Annotated[float, Field(description="frames a second, the average")]
     created_at: Annotated[int, Field(description="seconds since 1970")]
     expires_at: Annotated[int, Field(description="seconds since 1970; earlier when room is needed")]
+
+
+FileId = Annotated[str, InPath(min_length=1, max_length=64)]
 
 
 class FileDeleted(BaseModel):
@@ -614,7 +624,12 @@ def router(load: Load, settings: Settings | None = None) -> APIRouter:
     """
     settings = settings or Settings()
     service = _Service(load, settings)
-    made = APIRouter(tags=["unitime"], lifespan=service.running, route_class=guarded(settings.body_bytes))
+    made = APIRouter(
+        tags=["unitime"],
+        lifespan=service.running,
+        route_class=guarded(settings.body_bytes),
+        generate_unique_id_function=_operation,
+    )
     busy = (400, 403, 404, 413, 422, 429)
 
     @made.post("/v1/ground", response_model_exclude_none=True, responses=documented(*busy))
@@ -663,7 +678,7 @@ def router(load: Load, settings: Settings | None = None) -> APIRouter:
             usage=usage,
         )
 
-    files = APIRouter(tags=["unitime"], route_class=guarded(settings.file_bytes + _ENVELOPE))
+    files = APIRouter(route_class=guarded(settings.file_bytes + _ENVELOPE))
 
     @files.post(
         "/v1/files", status_code=201, openapi_extra=MULTIPART, responses=documented(400, 408, 413, 415, 422, 429)
@@ -687,7 +702,9 @@ def router(load: Load, settings: Settings | None = None) -> APIRouter:
     return made
 
 
-FileId = Annotated[str, InPath(min_length=1, max_length=64)]
+def _operation(route: Any) -> str:
+    """What generated clients call a route."""
+    return f"unitime_{route.name}"
 
 
 def app(load: Load, settings: Settings | None = None) -> FastAPI:
