@@ -187,6 +187,11 @@ class FrameRule:
         """Pixels of a token's side."""
         return self.patch * self.merge
 
+    @property
+    def _reach(self) -> float:
+        """Seconds from a unit's first look to its last where `pair_gap` says so."""
+        return (self.pair_gap or 0.0) * (self.temporal_patch - 1)
+
     def _sizes(self, height: int, width: int, fine: bool, share: float) -> tuple[tuple[int, int], tuple[int, int]]:
         """((H, W) pixels for the vision tower, (h, w) tokens per unit shown)."""
         factor, area = self._factor, self._factor**2
@@ -210,7 +215,8 @@ class FrameRule:
         if self.max_fps is not None:
             units = min(units, int(span * self.max_fps / self.temporal_patch + 1e-6))
         if self.max_fps is not None or self.pair_gap is not None:
-            units = min(units, int(max(0.0, span - (self.pair_gap or 0.0)) / _STAMP) + 1)
+            step = max(_STAMP, self._reach + 1e-9)  # units do not overlap either
+            units = min(units, int(max(0.0, span - self._reach) / step) + 1)
         return max(1, units)
 
     def _times(self, units: int, start: float, end: float) -> NDArray[np.float64]:
@@ -218,7 +224,7 @@ class FrameRule:
         if self.pair_gap is None:
             return np.linspace(start, end, units * self.temporal_patch).reshape(units, self.temporal_patch)
         span = end - start
-        reach = min(self.pair_gap * (self.temporal_patch - 1), span)  # seconds from a unit's first look to its last
+        reach = min(self._reach, span)
         margin = max(span / units, reach) / 2
         centres = np.linspace(start + margin, end - margin, units) if units > 1 else np.array([(start + end) / 2])
         looks = np.linspace(-reach / 2, reach / 2, self.temporal_patch) if self.temporal_patch > 1 else np.zeros(1)

@@ -42,9 +42,10 @@ def _guard() -> torch.library.Library | None:
 
 
 def torchvision() -> ModuleType:
-    """The torchvision module; its compiled operators may be absent, all that is written in Python works."""
+    """The torchvision module with `transforms.v2`; compiled operators may be absent, what is Python works."""
     _guard()
     import torchvision as module
+    import torchvision.transforms.v2  # not loaded by torchvision itself
 
     return module
 

@@ -180,8 +180,7 @@ def test_every_plan_is_sound(
     width = max(1, round(height * ratio))
     plan = rule.plan(duration=duration, height=height, width=width, window=window, mode=mode)  # type: ignore[arg-type]
     assert plan.times.shape == (plan.units, 2)
-    assert (np.diff(plan.times.mean(axis=1)) >= 0).all()
-    assert (np.diff(plan.times, axis=1) >= 0).all()
+    assert (np.diff(plan.times.ravel()) >= 0).all()
     assert plan.times.min() >= window[0]
     assert plan.times.max() <= min(window[1], duration)
     assert plan.tokens <= max(rule.budget, plan.grid[0] * plan.grid[1])
