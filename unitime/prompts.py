@@ -150,7 +150,7 @@ class Prompts:
 
 def stamp(seconds: float) -> str:
     """A time as it is written everywhere: seconds with one decimal, never negative ("0.2", "100.5")."""
-    return f"{max(round(seconds, 1), 0.0):.1f}"
+    return f"{max(0.0, round(seconds, 1)):.1f}"
 
 
 def capital(text: str) -> str:
