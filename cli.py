@@ -132,10 +132,10 @@ def _grounder_arguments(parser: Parser) -> None:
 
 
 def _grounder(arguments: argparse.Namespace) -> Any:
-    from unitime import FeatureCache, UniTime
+    import unitime
 
-    cache = FeatureCache() if arguments.cache else None
-    return UniTime.from_pretrained(arguments.model, adapter=arguments.adapter, cache=cache)
+    cache = unitime.FeatureCache() if arguments.cache else None
+    return unitime.UniTime.from_pretrained(arguments.model, adapter=arguments.adapter, cache=cache)
 
 
 def _ground_arguments(parser: Parser) -> None:
