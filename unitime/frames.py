@@ -80,8 +80,8 @@ class FramePlan:
 
     @property
     def key(self) -> str:
-        """Hex digest of what the vision tower would be shown and of how its tokens are compressed."""
-        shape = f"{self.times.shape} {self.size} {self.vision_grid} {self.grid}"
+        """Hex digest of the whole plan, to keep what was made of its frames under."""
+        shape = f"{self.mode} {self.times.shape} {self.size} {self.vision_grid} {self.grid} {self.segment_units}"
         return hashlib.sha256(shape.encode() + np.ascontiguousarray(self.times).tobytes()).hexdigest()
 
 
