@@ -222,7 +222,8 @@ class GroundRequest(_Body):
         Field(min_length=2, max_length=2, description="[start, end], seconds; only there is looked; null: everywhere"),
     ] = None
     threshold: Annotated[
-        Share | None, Field(description="a query is not_found below this probability; null: the model's own")
+        Share | None,
+        Field(description="with `not_found` above this a query gets no moments; 1: it always does; null: the model's own"),
     ] = None
     wanted: Annotated[Wanted, Field(alias="return")] = Wanted()
 
@@ -259,7 +260,7 @@ class MomentFacts(BaseModel):
 
 class RelevancePoint(BaseModel):
     time: Time
-    value: Annotated[float, Field(allow_inf_nan=False)]
+    value: Annotated[Share, Field(description="probability that it happens then")]
 
 
 class GroundingFacts(BaseModel):
@@ -594,8 +595,13 @@ def _batches(queries: Sequence[str], size: int) -> Iterator[Sequence[str]]:
         yield queries[first : first + size]
 
 
+def _share(value: float) -> float:
+    """A probability, rid of what sums of probabilities leave beyond 0 and 1. What is no number stays none."""
+    return max(min(float(value), 1.0), 0.0)
+
+
 def _moment(found: Any) -> MomentFacts:
-    return MomentFacts(start=found.start, end=found.end, score=found.score)
+    return MomentFacts(start=float(found.start), end=float(found.end), score=_share(found.score))
 
 
 def _grounding(found: Any, wanted: Wanted) -> GroundingFacts:
@@ -604,8 +610,8 @@ def _grounding(found: Any, wanted: Wanted) -> GroundingFacts:
         query=found.query,
         moments=[_moment(moment) for moment in found.moments],
         status=found.status,
-        not_found=found.not_found,
-        relevance=[RelevancePoint(time=when, value=value) for when, value in found.relevance]
+        not_found=_share(found.not_found),
+        relevance=[RelevancePoint(time=float(when), value=_share(value)) for when, value in found.relevance]
         if wanted.relevance
         else None,
         raw=found.raw if wanted.raw else None,
@@ -667,13 +673,14 @@ def router(load: Load, settings: Settings | None = None) -> APIRouter:
 
         done, usage = await service.answer(request, body.video, 1, question)
         answer = done.found
+        scores = answer.scores if body.options is not None else None
         return AskResponse(
             id=f"ask-{secrets.token_hex(8)}",
             model=settings.model,
             video=VideoFacts(duration=done.duration),
             answer=answer.answer,
             option=answer.option,
-            scores=None if body.options is None or answer.scores is None else list(answer.scores),
+            scores=None if scores is None else [_share(score) for score in scores],
             evidence=None if answer.evidence is None else _moment(answer.evidence),
             usage=usage,
         )

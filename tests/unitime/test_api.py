@@ -1034,6 +1034,22 @@ def test_a_failure_is_one_sentence_and_the_server_goes_on(
     assert ground(client).status_code == 200
 
 
+def test_a_score_past_one_by_rounding_is_one_and_one_that_is_no_number_is_a_failure(folder: Path) -> None:
+    class Rounded(Fake):
+        score = 1.0 + 1e-7
+
+        def ground(self, *arguments: Any, **options: Any) -> list[Any]:
+            [found] = super().ground(*arguments, **options)
+            found.moments = (Moment(0.0, 1.0, self.score),)
+            return [found]
+
+    fake = Rounded()
+    with served(fake, videos=folder) as client:
+        assert ground(client).json()["groundings"][0]["moments"][0]["score"] == 1.0
+        fake.score = float("nan")
+        refused(ground(client), 500)
+
+
 # ------------------------------------------------------------------------------------------ the document
 
 
