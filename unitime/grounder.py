@@ -284,7 +284,8 @@ class UniTime:
         unique = list(dict.fromkeys(queries))
         whole = (span.start, span.end)
         if mode == "fine" or (mode == "auto" and span.end - span.start <= self.model.rule.short_limit):
-            found = [search.fine(whole, unique)[query].grounding(query, limit) for query in unique]
+            here = search.fine(whole, unique)
+            found = [here[query].grounding(query, limit) for query in unique]
         else:
             found = search.coarse_to_fine(whole, unique, limit)
         by_query = dict(zip(unique, found, strict=True))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -116,3 +119,145 @@ def tiny_models(tiny_folders: dict[str, Path]) -> dict[str, Any]:
 def tiny(request: pytest.FixtureRequest, tiny_models: dict[str, Any]) -> Any:
     """Each tiny model in turn."""
     return tiny_models[request.param]
+
+
+class OracleForest:
+    """A forest whose hidden states are (prefix, path of tokens)."""
+
+    def __init__(self, prefix: Any) -> None:
+        self.prefix = prefix
+        self.paths: list[tuple[int, ...]] = []
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def grow(self, ids: Any, parents: Any) -> np.ndarray:
+        for token, parent in zip(ids, parents, strict=True):
+            self.paths.append((*(self.paths[parent] if parent >= 0 else ()), token))
+        rows = np.empty(len(ids), dtype=object)
+        rows[:] = [(self.prefix, path) for path in self.paths[len(self.paths) - len(ids) :]]
+        return rows
+
+
+class OraclePrefix:
+    """What an oracle was shown: the stamps, and with which instruction."""
+
+    nbytes = 1000
+
+    def __init__(self, text: str, prompts: Any) -> None:
+        before, after = prompts.marker.split("{t}")
+        stamp = re.escape(before) + r"(\d+\.\d)" + re.escape(after)
+        self.stamps = [float(t) for t in re.findall(stamp, text)]
+        self.mode = "coarse" if prompts.coarse in text else "fine"
+
+    def __len__(self) -> int:
+        return 100
+
+
+class Oracle:
+    """A model that knows when everything happens, and names it with the stamps it is shown, as if trained to.
+
+    events: (start, end) seconds of each query; replies: what is said to a question. Every token is said with the
+    probability ``trust``. ``passes`` notes what it was shown.
+    """
+
+    def __init__(
+        self, rule: Any, prompts: Any, events: dict[str, list[tuple[float, float]]], trust: float = 0.98
+    ) -> None:
+        self.rule, self.prompts, self.events, self.trust = rule, prompts, events, trust
+        self.replies: dict[str, str] = {}
+        self.tokenizer = byte_tokenizer()
+        self.family, self.patch, self.merge, self.tokens_per_second = "qwen2_vl", rule.patch, rule.merge, 2.0
+        self.threshold = None
+        self.fingerprint = "oracle"
+        self.passes: list[OraclePrefix] = []
+        self.looked = 0
+        self._header = self.tokenizer(prompts.header.replace("{role}", "assistant"))["input_ids"]
+        self._known: dict[Any, list[int]] = {}
+
+    def vision(self, frames: Any, grid: tuple[int, int]) -> Any:
+        import torch
+
+        from unitime.model import Features
+
+        self.looked += len(frames)
+        return Features(torch.zeros(len(frames), grid[0] * grid[1], 4), None, grid)
+
+    def prefill(self, sequence: Any, features: Any) -> OraclePrefix:
+        assert len(sequence.pads) == features.tokens.shape[0] * features.tokens.shape[1]
+        self.passes.append(OraclePrefix(self.tokenizer.decode(sequence.ids), self.prompts))
+        return self.passes[-1]
+
+    def forest(self, prefix: OraclePrefix) -> OracleForest:
+        return OracleForest(prefix)
+
+    def reply(self, prefix: OraclePrefix, turn: str) -> str:
+        for query, windows in self.events.items():
+            if self.prompts.ask_when(query) in turn:
+                return self.grounded(prefix, windows)
+        return next((reply for question, reply in self.replies.items() if question in turn), "I do not know.")
+
+    def grounded(self, prefix: OraclePrefix, windows: list[tuple[float, float]]) -> str:
+        stamps = prefix.stamps
+        seen = [(a, b) for a, b in windows if a <= stamps[-1] + 1 and b >= stamps[0] - 1]
+        if not seen and self.prompts.not_found is None:
+            return "Nothing."
+        if prefix.mode == "coarse":
+            ends = [*stamps[1:], stamps[-1] + self.rule.segment]
+            pairs = zip(stamps, ends, strict=True)
+            return self.prompts.segments([s for s, e in pairs if any(a < e and b > s for a, b in seen)])
+        return self.prompts.answer(
+            [
+                (
+                    max([s for s in stamps if s <= a], default=stamps[0]),
+                    min([s for s in stamps if s >= b], default=stamps[-1]),
+                )
+                for a, b in seen
+            ]
+        )
+
+    def probabilities(self, row: tuple[OraclePrefix, tuple[int, ...]]) -> np.ndarray:
+        prefix, path = row
+        n = len(self._header)
+        at = next(i for i in range(len(path)) if list(path[i : i + n]) == self._header) + n
+        key = (id(prefix), path[:at])
+        if key not in self._known:
+            text = self.reply(prefix, self.tokenizer.decode(path[:at])) + self.prompts.footer
+            self._known[key] = self.tokenizer(text)["input_ids"]
+        said, wanted = path[at:], self._known[key]
+        noise = np.random.default_rng(zlib.crc32(np.asarray(path).tobytes())).random(264)
+        noise /= noise.sum()
+        if list(said) == wanted[: len(said)] and len(said) < len(wanted):
+            noise *= 1 - self.trust
+            noise[wanted[len(said)]] += self.trust
+        return noise
+
+    def log_probs(self, hidden: Any, rows: Any, tokens: Any) -> np.ndarray:
+        kept: dict[int, np.ndarray] = {}
+        for row in rows:
+            if row not in kept:
+                kept[row] = np.log(self.probabilities(hidden[row]))
+        return np.array([kept[row][token] for row, token in zip(rows, tokens, strict=True)])
+
+    def best(self, hidden: Any) -> list[int]:
+        return [int(self.probabilities(row).argmax()) for row in hidden]
+
+
+@pytest.fixture(scope="session")
+def oracle() -> Callable[..., Oracle]:
+    """Makes an :class:`Oracle`."""
+    return Oracle
+
+
+@pytest.fixture(scope="session")
+def film() -> Callable[..., Any]:
+    """Makes a small film of noise of some seconds, two frames a second."""
+
+    def make(seconds: float, seed: int = 0) -> Any:
+        from shots.video import Video
+
+        count = round(seconds * 2)
+        frames = np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+        return Video(frames, fps=2.0, times=np.arange(count) / 2)
+
+    return make
