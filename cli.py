@@ -117,9 +117,13 @@ def _train_arguments(parser: Parser) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from seedance.training import train
+    from seedance import training as generation
+    from shots.runtime.recipe import find_recipe, load_recipe
+    from unitime import training as grounding
 
-    train(arguments.recipe, arguments.overrides, time_budget=arguments.time_budget)
+    file = find_recipe(arguments.recipe, [generation.RECIPES, grounding.RECIPES])
+    package = grounding if load_recipe(file).get("task") in grounding.TASKS else generation
+    package.train(file, arguments.overrides, time_budget=arguments.time_budget)
 
 
 # ------------------------------------------------------------------------------------------------------ ground, ask

@@ -1,0 +1,383 @@
+"""Training of a grounding language model on packed queries (UniTime, video-centric training): task ``text``.
+
+Notable choices:
+
+- The vision tower is frozen and its features are computed once (UniTime freezes it too), so a step costs the language
+  model alone.
+- One sequence is one video with everything asked of it: queries with one, several or no windows, questions with
+  options, captions. Block mask and restarted positions come from `unitime.sequence`, the same code as at inference.
+- Three kinds of sample: a *fine* crop of a scene, a single *shot* with its caption, and a *coarse* video of many scenes
+  one after another, listed by segments. The stamps of most samples do not start at zero, so what is learned is to read
+  the stamps that are shown; `stamps: false` shows none and asks for positions instead, the ablation of the paper's
+  main claim.
+- An auxiliary head says at half depth which units each query means (thrown away afterwards): matching words with
+  pictures is learned from every unit, and writing the answer down is learned on top of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shots.runtime.loop import LoopConfig
+from unitime import sequence
+from unitime.errors import UniTimeError
+from unitime.prompts import Prompts
+from unitime.training.scenes import FPS, GAP, Told, joined, lone_questions
+
+UNIT_SECONDS = 0.5
+_MOST = {"ask": 8, "absent": 3, "qa": 5, "lone": 2}
+_OVERLAP = 0.3  # seconds of an event in a segment for it to be listed
+
+
+@dataclass(frozen=True)
+class TextRecipe:
+    """What ``task: text`` reads.
+
+    out: run folder. model: folder with the model to train (see `unitime.training.nano`). features: folder of cached
+    features. tokens: of a batch, padding included. kinds: weight of each kind of sample. long: seconds of the shortest
+    and longest coarse video. curriculum: share of the run over which crops grow from 8 s to whole scenes. stamps:
+    whether units carry their times. aux_weight: of the relevance loss. held_out: scenes never trained on.
+    """
+
+    task: str
+    out: Path
+    model: Path
+    features: Path
+    loop: LoopConfig
+    tokens: int = 8192
+    kinds: dict[str, float] = field(default_factory=lambda: {"fine": 0.6, "shot": 0.2, "coarse": 0.2})
+    long: tuple[float, float] = (40.0, 600.0)
+    segment: float = 8.0
+    curriculum: float = 0.25
+    stamps: bool = True
+    aux_weight: float = 0.5
+    held_out: int = 16
+
+
+@dataclass(frozen=True)
+class ShownPlan:
+    """The part of a frame plan that a sequence is built from."""
+
+    mode: str
+    times: NDArray[np.float64]
+    grid: tuple[int, int]
+    segments: list[tuple[int, int]]
+    segment_stamps: list[float]
+
+
+@dataclass
+class Item:
+    """One packed sequence: the sample, its features (P, D) in the order of its video tokens, and for the auxiliary loss
+    the token that ends each query (Q,), the units each means (Q, U) as 0 or 1, and how many tokens a unit has."""
+
+    sample: sequence.Sample
+    features: Tensor
+    ends: Tensor
+    relevant: Tensor
+    unit_tokens: int
+
+
+class Asker:
+    """Makes packed sequences of scenes whose features are known.
+
+    features: (F, 4, D), one row per pair of frames; first: (S + 1,) where each scene's rows begin.
+    """
+
+    def __init__(
+        self, told: Sequence[Told], features: Tensor, first: Sequence[int], tokenizer: Any, prompts: Prompts,
+        recipe: TextRecipe, family: str = "qwen2_vl",
+    ) -> None:  # fmt: skip
+        self.told, self.features, self.first = told, features, first
+        self.tokenizer, self.prompts, self.recipe, self.family = tokenizer, prompts, recipe, family
+
+    def item(self, rng: random.Random, share: float, scenes: Sequence[int]) -> Item:
+        """A random sample from the given scenes; `share` of the run is behind us."""
+        kinds = self.recipe.kinds
+        kind = rng.choices(list(kinds), list(kinds.values()))[0]
+        if kind == "coarse":
+            return self.coarse(rng, share, scenes)
+        scene = rng.choice(scenes)
+        told = self.told[scene]
+        if kind == "shot":
+            start, end, captions = rng.choice(told.shots)
+            if end - start >= 1.5:
+                return self.fine(rng, scene, start, min(end, start + 30.0), captions)
+        longest = told.duration
+        if self.recipe.curriculum:
+            longest = min(longest, 8.0 + 24.0 * share / self.recipe.curriculum)
+        length = longest if rng.random() < 0.5 else rng.uniform(min(4.0, longest), longest)
+        start = rng.uniform(0, told.duration - length)
+        return self.fine(rng, scene, start, start + length)
+
+    def fine(
+        self, rng: random.Random, scene: int, start: float, end: float, captions: Sequence[str] = ()
+    ) -> Item:
+        """A fine pass over [start, end] seconds of a scene; with `captions` the part is one shot."""
+        told = self.told[scene]
+        rows = self.first[scene + 1] - self.first[scene]
+        begin = math.ceil(start * FPS - 1e-6)
+        last = min(int(end * FPS + 1e-6) - GAP, rows - 1)
+        step = round(UNIT_SECONDS * FPS)
+        picks = np.arange(begin + rng.randrange(step) * (last - begin > step), last + 1, step)
+        if not len(picks):
+            picks = np.array([min(begin, rows - 1)])
+        centres: NDArray[np.float64] = ((picks + GAP / 2) / FPS).astype(np.float64)
+        shift = rng.uniform(0, 560) if rng.random() < 0.5 else rng.uniform(0, 0.3) - start
+        stamps = np.round(centres + shift, 1)
+        cut = (centres[0] - 0.25, centres[-1] + 0.25)
+        plan = ShownPlan(
+            "fine", np.stack([centres, centres], 1), (2, 2), [(i, i + 1) for i in range(len(picks))], stamps.tolist()
+        )
+        turns, relevant = [], []
+        for ask in rng.sample([*told.asks], min(_MOST["ask"], len(told.asks))):
+            inside = [(max(s, cut[0]), min(e, cut[1]), e - s) for s, e in ask.windows if s < cut[1] and e > cut[0]]
+            if any(e - s < 0.5 * whole for s, e, whole in inside):
+                continue  # neither here nor not here
+            answer = self.prompts.answer(self.snapped(inside, stamps, shift))
+            turns.append((self.prompts.ask_when(rng.choice(ask.texts)), answer))
+            relevant.append(self.covered(centres, inside))
+        for ask in rng.sample([*told.absent], min(_MOST["absent"], len(told.absent))):
+            turns.append((self.prompts.ask_when(rng.choice(ask.texts)), self.prompts.nothing()))
+            relevant.append(torch.zeros(len(picks)))
+        whole = start <= 0.01 and end >= told.duration - 0.01
+        lone = [one for one in lone_questions(told) if one.start >= cut[0] - 0.3 and one.end <= cut[1] + 0.3]
+        for one in rng.sample(lone, min(_MOST["lone"], len(lone) if not captions else 0)):
+            window = (one.start, one.end, one.end - one.start)
+            turns.append((self.prompts.ask_when(one.text), self.prompts.answer(self.snapped([window], stamps, shift))))
+            relevant.append(self.covered(centres, [window]))
+        turns += self.questions(rng, told, start, end, whole, bool(captions))
+        if captions:
+            turns.append((self.prompts.caption, rng.choice(captions)))
+        rows_of = self.first[scene] + torch.from_numpy(picks)
+        return self.packed(plan, self.features[rows_of].flatten(0, 1), turns, relevant, 4)
+
+    def questions(
+        self, rng: random.Random, told: Told, start: float, end: float, whole: bool, single: bool
+    ) -> list[tuple[str, str]]:
+        """Questions that what is shown answers. Those about one shot are asked of it alone without its number."""
+        fitting = []
+        for item in told.qa:
+            if item["kind"] == "when":
+                continue
+            about = item["question"].startswith("In shot ")
+            text = item["question"]
+            if single and about:
+                if not (item["start"] >= start - 0.1 and item["end"] <= end + 0.1):
+                    continue
+                text = text.split(", ", 1)[1]
+                text = text[:1].upper() + text[1:]
+            elif not whole and (about or single or item["start"] < start or item["end"] > end):
+                continue
+            fitting.append((text, item))
+        turns = []
+        for text, item in rng.sample(fitting, min(_MOST["qa"], len(fitting))):
+            options = list(item["options"])
+            rng.shuffle(options)
+            turns.append((self.prompts.ask(text, options), self.prompts.chosen(options.index(item["answer"]))))
+        return turns
+
+    def coarse(self, rng: random.Random, share: float, scenes: Sequence[int]) -> Item:
+        """A coarse pass over scenes one after another, one token a unit, one stamp a segment."""
+        low, high = self.recipe.long
+        duration = low * (high / low) ** (rng.random() * min(1.0, 0.3 + share))
+        picked: list[int] = []
+        while sum(self.told[scene].duration for scene in picked) < duration:
+            picked.append(rng.choice(scenes))
+        told = joined([self.told[scene] for scene in picked])
+        offsets = np.cumsum([0.0, *(self.told[scene].duration for scene in picked)])
+        seconds = max(UNIT_SECONDS, duration / 512) * rng.uniform(1.0, 1.1)
+        centres = (np.arange(int(duration / seconds)) + 0.5) * seconds
+        which = np.searchsorted(offsets, centres, side="right") - 1
+        rows = []
+        for place, t in zip(which, centres, strict=True):
+            count = self.first[picked[place] + 1] - self.first[picked[place]]
+            rows.append(self.first[picked[place]] + min(max(round((t - offsets[place]) * FPS - GAP / 2), 0), count - 1))
+        size = max(1, round(self.recipe.segment / seconds))
+        segments = [(i, min(i + size, len(centres))) for i in range(0, len(centres), size)]
+        shift = rng.uniform(0, 600 - min(duration, 599)) if rng.random() < 0.3 else 0.0
+        stamps = [round(float(centres[i]) + shift, 1) for i, _ in segments]
+        plan = ShownPlan("coarse", np.stack([centres, centres], 1), (1, 1), segments, stamps)
+        turns, relevant = [], []
+        edges = [(float(centres[i]) - seconds / 2, float(centres[j - 1]) + seconds / 2) for i, j in segments]
+        asks = [ask for ask in told.asks if max(e for _, e in ask.windows) <= edges[-1][1]]
+        for ask in rng.sample(asks, min(_MOST["ask"], len(asks))):
+            hit = [k for k, (s, e) in enumerate(edges) if any(min(e, b) - max(s, a) > _OVERLAP for a, b in ask.windows)]
+            turns.append((self.prompts.ask_when(rng.choice(ask.texts)), self.prompts.segments(stamps[k] for k in hit)))
+            relevant.append(self.covered(centres, [(s, e, e - s) for s, e in ask.windows]))
+        for ask in rng.sample([*told.absent], min(_MOST["absent"], len(told.absent))):
+            turns.append((self.prompts.ask_when(rng.choice(ask.texts)), self.prompts.nothing()))
+            relevant.append(torch.zeros(len(centres)))
+        lone = [one for one in lone_questions(told) if one.end <= edges[-1][1]]
+        for one in rng.sample(lone, min(_MOST["lone"], len(lone))):
+            hit = [k for k, (s, e) in enumerate(edges) if min(e, one.end) - max(s, one.start) > _OVERLAP]
+            turns.append((self.prompts.ask_when(one.text), self.prompts.segments(stamps[k] for k in hit)))
+            relevant.append(self.covered(centres, [(one.start, one.end, one.end - one.start)]))
+        features = self.features[torch.tensor(rows)].float().mean(1).to(self.features.dtype)
+        return self.packed(plan, features, turns, relevant, 1)
+
+    @staticmethod
+    def covered(centres: NDArray[np.float64], windows: Sequence[tuple[float, float, float]]) -> Tensor:
+        """(U,) 1 for each unit whose centre lies in one of the windows."""
+        inside = np.zeros(len(centres), dtype=bool)
+        for start, end, _ in windows:
+            inside |= (centres >= start) & (centres <= end)
+        return torch.from_numpy(inside).float()
+
+    @staticmethod
+    def snapped(
+        windows: Sequence[tuple[float, float, float]], stamps: NDArray[np.float64], shift: float
+    ) -> list[tuple[float, float]]:
+        """Each window's ends moved to the nearest stamps, which misses by less than the smallest enclosing window."""
+        snapped = []
+        for start, end, _ in windows:
+            first = int(np.abs(stamps - (start + shift)).argmin())
+            last = int(np.abs(stamps - (end + shift)).argmin())
+            snapped.append((float(stamps[first]), float(stamps[last])))
+        return snapped
+
+    def packed(
+        self, plan: ShownPlan, features: Tensor, turns: list[tuple[str, str]], relevant: list[Tensor], unit_tokens: int
+    ) -> Item:
+        """Everything in one sequence."""
+        if not turns:
+            turns = [(self.prompts.ask_when("nothing"), self.prompts.nothing())]
+            relevant = [torch.zeros(len(features) // unit_tokens)]
+        prefix = sequence.build_prefix(plan, self.prompts, self.tokenizer, self.family)
+        tails = [sequence.continuation(self.tokenizer, self.prompts, turn, answer) for turn, answer in turns]
+        head = len(sequence.encode(self.tokenizer, [self.prompts.header.replace("{role}", "assistant")])[0])
+        ends, place = [], len(prefix)
+        for tail in tails[: len(relevant)]:
+            asked = int((tail.labels == sequence.IGNORE).sum())
+            ends.append(place + asked + head - 1)
+            place += len(tail)
+        return Item(
+            sequence.join(prefix, tails), features, torch.tensor(ends), torch.stack(relevant), unit_tokens
+        )  # fmt: skip
+
+
+@dataclass
+class PackedBatch:
+    """Items padded to one length, as `unitime.sequence.collate` has them, with features and auxiliary targets."""
+
+    ids: Tensor
+    labels: Tensor
+    positions: Tensor
+    mask: Tensor
+    pads: Tensor
+    features: Tensor
+    items: list[Item]
+
+    def __len__(self) -> int:
+        return sum(len(item.ends) for item in self.items)
+
+    def to(self, device: torch.device) -> PackedBatch:
+        """On another device."""
+        return PackedBatch(
+            self.ids.to(device), self.labels.to(device), self.positions.to(device), self.mask.to(device),
+            self.pads.to(device), self.features.to(device), self.items,
+        )  # fmt: skip
+
+
+def collate(items: Sequence[Item], pad_id: int) -> PackedBatch:
+    """A batch of items."""
+    ids, labels, positions, mask, pads = sequence.collate([item.sample for item in items], pad_id)
+    return PackedBatch(ids, labels, positions, mask, pads, torch.cat([item.features for item in items]), list(items))
+
+
+def lean_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, **_: Any
+) -> tuple[Tensor, None]:
+    """transformers' eager attention without its copies: query heads that share keys are one product, nothing leaves the
+    query's dtype. On a CPU in bf16 the fused kernel's backward pass is several times slower than this.
+
+    query (B, H, M, d), key and value (B, G, M, d), attention_mask additive (B, 1, M, M). Returns (B, M, H, d).
+    """
+    b, heads, m, d = query.shape
+    groups = key.shape[1]
+    grouped = (query * scaling).reshape(b, groups, heads // groups * m, d)
+    scores = (grouped @ key.transpose(2, 3)).view(b, groups, heads // groups, m, m)
+    weights = (scores + attention_mask[:, :, None].to(scores.dtype)).softmax(-1)
+    out = weights.view(b, groups, heads // groups * m, m) @ value  # (B, G, H / G * M, d)
+    return out.view(b, heads, m, d).transpose(1, 2), None
+
+
+def use_lean_attention(model: Any) -> None:
+    """Has the language model train with `lean_attention`."""
+    from shots.runtime.vision import transformers
+
+    transformers().AttentionInterface.register("unitime_lean", lean_attention)
+    model.model.language_model.config._attn_implementation = "unitime_lean"
+
+
+class PackedObjective(nn.Module):
+    """Next-token loss on the answers, and the auxiliary relevance loss; forward as `shots.runtime.loop` wants it."""
+
+    def __init__(self, model: Any, recipe: TextRecipe) -> None:
+        super().__init__()
+        use_lean_attention(model)
+        self.language = model.model.language_model
+        self.head = model.lm_head
+        width = self.language.config.hidden_size
+        self.layer = max(1, self.language.config.num_hidden_layers // 2)
+        self.asks, self.units = nn.Linear(width, 64), nn.Linear(width, 64)
+        self.bias = nn.Parameter(torch.tensor(-1.0))
+        self.weight = recipe.aux_weight
+
+    def forward(self, batch: PackedBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        hidden = self.language.embed_tokens(batch.ids)  # (B, M, D)
+        hidden = hidden.index_put((batch.pads[:, 0], batch.pads[:, 1]), batch.features.to(hidden.dtype))
+        mask = sequence.additive(batch.mask, hidden.dtype)
+        out = self.language(
+            inputs_embeds=hidden, position_ids=batch.positions, attention_mask=mask, use_cache=False,
+            output_hidden_states=True,
+        )  # fmt: skip
+        wanted = batch.labels[:, 1:] != sequence.IGNORE
+        logits = self.head(out.last_hidden_state[:, :-1][wanted]).float()  # (N, V)
+        target = batch.labels[:, 1:][wanted]
+        loss = F.cross_entropy(logits, target)
+        figures = {"answer": loss.detach(), "right": (logits.argmax(-1) == target).float().mean()}
+        if self.weight:
+            aux = self.relevance(out.hidden_states[self.layer], batch)
+            figures["aux"] = aux.detach()
+            loss = loss + self.weight * aux
+        return loss, figures
+
+    def relevance(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Binary cross entropy of which units each query means."""
+        losses = []
+        for row, item in enumerate(batch.items):
+            asks = self.asks(hidden[row, item.ends.to(hidden.device)])  # (Q, 64)
+            units = hidden[row, item.sample.pads.to(hidden.device)].unflatten(0, (-1, item.unit_tokens)).mean(1)
+            scores = (asks @ self.units(units).T).float() / 4 + self.bias  # (Q, U)
+            target = item.relevant.to(scores.device)
+            each = F.binary_cross_entropy_with_logits(scores, target, reduction="none")
+            losses.append((each * torch.where(target > 0, 3.0, 1.0)).mean())
+        return torch.stack(losses).mean()
+
+
+def load_features(folder: Path) -> tuple[list[Told], Tensor, list[int]]:
+    """What `unitime.training.nano.cache_features` wrote: scenes, features (F, 4, D) and where each scene begins."""
+    from safetensors.torch import load_file
+
+    paths = sorted(folder.glob("features-*.safetensors"))
+    if not paths:
+        raise UniTimeError(f"features: there are none in {folder}; run the features recipe first")
+    told, parts, first = [], [], [0]
+    for path in paths:
+        tensors = load_file(path)
+        told += [Told.from_dict(json.loads(line)) for line in path.with_suffix(".jsonl").read_text().splitlines()]
+        parts.append(tensors["features"])
+        first += (first[-1] + tensors["lengths"].cumsum(0)).tolist()
+    return told, torch.cat(parts), first
