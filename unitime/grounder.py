@@ -277,7 +277,7 @@ class UniTime:
             raise UniTimeError(f"mode: {mode!r}; 'auto', 'fine' or 'coarse' is needed")
         if decoding not in ("constrained", "text"):
             raise UniTimeError(f"decoding: {decoding!r}; 'constrained' or 'text' is needed")
-        limit = self._threshold(threshold)
+        limit = self.threshold(threshold)
         handle = self.encode(video)
         span = handle.plan(window, "fine")  # checks the window
         search = _Search(handle, top_k, decoding, cancelled)
@@ -311,7 +311,8 @@ class UniTime:
         prefix = handle.prefix(handle.plan(window), "answering")
         return generate(self.model, prefix, [self.model.prompts.caption], max_tokens)[0]
 
-    def _threshold(self, threshold: float | None) -> float:
+    def threshold(self, threshold: float | None = None) -> float:
+        """The ``not_found`` above which nothing is given: the one asked for, or with None the model's own."""
         if threshold is not None:
             if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
                 raise UniTimeError(f"threshold: {threshold!r}; a probability from 0 to 1 is needed")
