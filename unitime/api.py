@@ -223,7 +223,7 @@ class GroundRequest(_Body):
     ] = None
     threshold: Annotated[
         Share | None,
-        Field(description="with `not_found` above this a query gets no moments; 1: it always does; null: the model's own"),
+        Field(description="with `not_found` above it a query gets no moments; 1: always some; null: the model's own"),
     ] = None
     wanted: Annotated[Wanted, Field(alias="return")] = Wanted()
 
