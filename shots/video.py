@@ -687,26 +687,28 @@ def _needed(container: av.container.InputContainer, path: Path, wanted: Times) -
         return
     waiting: list[tuple[float, av.Packet]] = []
     held = 0  # bytes that wait
+    jumps = begin >= 1  # the first that waits is a key frame, and what stands before it was left out
     skips = decoder.context.name in _SKIPPING
 
     def decode_waiting(known: set[float], everything: bool = False) -> Iterator[tuple[float, Any]]:
+        nonlocal jumps
         last = max((place for place, (time, _) in enumerate(waiting) if everything or time in known), default=-1)
+        if jumps and last >= 0:
+            yield from decoder.starting_at(waiting[0][1])
+            jumps = False
         for time, packet in waiting[: last + 1]:
             if skips:
                 decoder.context.skip_frame = "NONREF" if time not in known and needs.without(time) else "DEFAULT"
             yield from decoder.decode(packet)
         del waiting[: last + 1]
 
-    begun = begin < 1  # at the film's start, where nothing stands before
     try:
         for packet in _packets(container, begin):
             if (time := decoder.time(packet)) is None:
                 raise _NeedsAll
-            jump = packet.is_keyframe and len(waiting) >= _WORTH_A_JUMP and time <= needs.next
-            if jump or not begun:
+            if packet.is_keyframe and len(waiting) >= _WORTH_A_JUMP and time <= needs.next:
                 waiting.clear()  # what is shown from here on can be decoded from here
-                held, begun = 0, True
-                yield from decoder.starting_at(packet)
+                held, jumps = 0, True
             waiting.append((time, packet))
             held += packet.size
             known = set() if packet.is_discard else needs.add(time)

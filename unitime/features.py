@@ -124,7 +124,7 @@ class FeatureCache:
             yield
 
     def _remove_oldest(self, room: int, besides: Path) -> None:
-        """Remove entries until the rest, without `besides`, has at most `room` bytes, and all that dead writers left."""
+        """Remove entries until all but `besides` have at most `room` bytes, and what dead writers left."""
         entries = []
         for entry in os.scandir(self.folder):
             if entry.name.endswith(".part"):

@@ -19,7 +19,7 @@ import pytest
 
 from shots import ShotsError, Video, VideoWriter, probe, read_record, read_video
 from shots import video as video_module
-from shots.video import check_target, sidecar
+from shots.video import check_target, frames_at, sidecar
 
 
 def film(count: int = 12, height: int = 32, width: int = 48) -> np.ndarray:
@@ -380,3 +380,127 @@ def test_a_film_can_be_written_chunk_by_chunk(tmp_path: Path) -> None:
         for start in range(0, 12, 5):
             writer.write(film()[start : start + 5])
     assert (tmp_path / "whole.mp4").read_bytes() == (tmp_path / "parts.mp4").read_bytes()
+
+
+# ----------------------------------------------------------------------------------------- what is shown at many places
+
+
+def moving(count: int) -> np.ndarray:
+    """(count, 48, 64, 3): a pattern that drifts and changes slowly, so that pictures are predicted from each other."""
+    rows, columns = np.mgrid[:48, :64] / 8
+    frames = [np.stack([np.sin(rows + k / 5), np.cos(columns - k / 3), np.sin(rows * columns / 9 + k)], -1)
+              for k in range(count)]  # fmt: skip
+    return ((np.stack(frames) + 1) * 120).astype(np.uint8)
+
+
+KINDS = {
+    "b-frames.mp4": ("libx264", "bframes=3:keyint=24:min-keyint=24"),
+    "open-gop.mkv": ("libx264", "bframes=5:keyint=24:open-gop=1"),
+    "one-key-frame.mp4": ("libx264", "bframes=3:keyint=1000"),
+    "stream.ts": ("libx264", "bframes=3:keyint=24"),
+    "no-key-frames.mkv": ("libx264", "keyint=24:intra-refresh=1"),
+    "order-only.avi": ("libx264", "bframes=3:keyint=24"),
+    "hevc.mp4": ("libx265", "bframes=4:keyint=24:log-level=none"),
+    "mpeg2.mpg": ("mpeg2video", ""),
+    "mpeg4.mp4": ("mpeg4", ""),
+    "vp9.webm": ("libvpx-vp9", ""),
+    "av1.mkv": ("libsvtav1", ""),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_frames_at_gives_what_decoding_everything_would(tmp_path: Path, name: str) -> None:
+    """To the pixel, for dense, sparse, repeated, late and early places, in all kinds of streams."""
+    codec, parameters = KINDS[name]
+    if codec not in av.codecs_available:
+        pytest.skip(f"this build of PyAV cannot write {codec}")
+    path = tmp_path / name
+    with av.open(str(path), "w") as container:
+        options = {codec.replace("lib", "") + "-params": parameters} if parameters else {"g": "24"}
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        if codec in ("mpeg2video", "mpeg4"):
+            stream.codec_context.max_b_frames = 2
+        for rgb in moving(100):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+        container.mux(stream.encode())
+    whole = read_video(path)
+    first = 0.04 if name.endswith(".avi") else 0.0  # such a file has no place for the time before the first B-frame
+    assert whole.times == pytest.approx(first + np.arange(100) / 25, abs=2e-3)
+    draw = np.random.default_rng(0)
+
+    def drawn(first: int, count: int) -> np.ndarray:
+        return np.sort(draw.integers(first, 99, count)) / 25 + draw.uniform(0.1, 0.9) / 25
+
+    for places in (drawn(0, 300), drawn(0, 5), drawn(60, 3), drawn(30, 2), whole.times, [3.97], [0.0], [-1.0, 9.0],
+                   [0.5, 0.5, 3.5, 9.0], np.arange(0.02, 4, 0.6)):  # fmt: skip
+        shown = np.maximum(np.searchsorted(whole.times, np.asarray(places) + 1e-3, side="right") - 1, 0)
+        times, images = zip(*frames_at(path, places), strict=True)
+        assert np.array_equal(times, whole.times[shown])
+        assert np.array_equal(np.stack(images), whole.frames[shown])
+
+
+def test_what_no_wanted_picture_needs_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "f.mp4"
+    write(path, np.tile(film(), (40, 1, 1, 1)), fps=12)  # 480 frames, a key frame every 24
+    decoded = []
+    real = video_module._Decoder.decode
+
+    def counted(self: object, packet: av.Packet | None) -> object:
+        decoded.append(packet)
+        return real(self, packet)
+
+    monkeypatch.setattr(video_module._Decoder, "decode", counted)
+    places = [5.05, 20.1, 20.1, 38.05]
+    assert numbers(np.stack([img for _, img in frames_at(path, places)])) == [
+        int(place * 12 + 1e-6) % 12 for place in places
+    ]
+    assert len(decoded) < 3 * 24
+
+
+def test_pictures_far_larger_than_needed_come_shrunk_and_never_below(tmp_path: Path) -> None:
+    write(tmp_path / "f.mp4", film(3, 240, 480))
+    for least, shape in (((20, 40), (40, 80)), ((20, 100), (100, 200)), ((100, 100), (240, 480)), (None, (240, 480))):
+        for place, (_, img) in enumerate(frames_at(tmp_path / "f.mp4", [0.0, 0.1, 0.2], least=least)):
+            assert img.shape == (*shape, 3)
+            assert numbers(img[None]) == [place]
+    with pytest.raises(ShotsError, match="least"):
+        frames_at(tmp_path / "f.mp4", [0.0], least=(0, 4))
+    for places in ([1.0, 0.5], [float("nan")], [[0.0]]):
+        with pytest.raises(ShotsError, match="times"):
+            frames_at(tmp_path / "f.mp4", places)  # type: ignore[arg-type]
+
+
+def test_a_song_with_a_cover_is_no_film(tmp_path: Path) -> None:
+    path = tmp_path / "song.mp4"
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("aac", rate=8000, layout="mono")
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 48, 32, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        wave = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        wave.sample_rate = 8000
+        container.mux(sound.encode(wave))
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(film(1)[0], format="rgb24")))
+        container.mux(cover.encode())
+        container.mux(sound.encode())
+    with pytest.raises(ShotsError, match="no pictures"):
+        probe(path)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".ts"])
+def test_the_length_is_that_of_the_pictures_that_are_there(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"f{suffix}"
+    with av.open(str(path), "w", options={"movflags": "faststart"} if suffix == ".mp4" else {}) as container:
+        stream = container.add_stream("libx264", rate=25, options={"x264-params": "keyint=24:bframes=3"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for rgb in moving(100):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+        container.mux(stream.encode())
+    assert probe(path).duration == pytest.approx(4.0, abs=1e-3)
+    raw = path.read_bytes()
+    (tmp_path / f"cut{suffix}").write_bytes(raw[: int(0.6 * len(raw))])
+    cut = probe(tmp_path / f"cut{suffix}").duration
+    assert 1.5 < cut < 3
+    shown = read_video(tmp_path / f"cut{suffix}").times[-1]  # the last few need one that is cut off
+    assert cut - 0.4 < shown < cut

@@ -158,7 +158,9 @@ import sys, random, torch
 from unitime.features import FeatureCache
 folder, seed, limit = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 cache, draw, hits = FeatureCache(folder, limit_bytes=limit), random.Random(seed), 0
-for _ in range(60):
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(100):
     name = draw.randrange(12)
     found = cache.get(f"k{name}")
     if found is None:
@@ -170,21 +172,29 @@ print(hits)
 """
 
 
-def test_many_processes_share_a_folder_and_its_limit(tmp_path: Path) -> None:
+def test_several_processes_share_a_folder_and_its_limit(tmp_path: Path) -> None:
     limit = 6 * one_size(tmp_path, {"x": torch.zeros(2000)})
     folder = tmp_path / "shared"
+    pipe = subprocess.PIPE
     workers = [
         subprocess.Popen([sys.executable, "-c", WORKER, str(folder), str(seed), str(limit)],
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                         stdin=pipe, stdout=pipe, stderr=pipe, text=True)
         for seed in range(3)
     ]  # fmt: skip
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+    for worker in workers:  # all at once
+        assert worker.stdin is not None
+        worker.stdin.write("\n")
+        worker.stdin.flush()
     for worker in workers:
         out, said = worker.communicate(timeout=120)
         assert worker.returncode == 0, said
         assert said == ""
         assert int(out) > 0
     assert 0 < held(folder) <= limit
-    assert list(folder.glob("*.part")) == list(folder.glob(".*.part")) == []
+    assert list(folder.glob(".*.part")) == []
 
 
 def test_threads_share_a_cache(tmp_path: Path) -> None:
