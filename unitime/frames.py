@@ -99,7 +99,8 @@ class FrameRule:
     segment: seconds under one marker in a coarse pass. coarse_floor: raw frames of a coarse pass at its least tokens.
     base_fps: raw frames a second that the budget is shared among. max_fps: never more raw frames a second; None: no
     limit. pair_gap: seconds between the raw frames of a unit, whose centres are then uniform, so that a speed looks the
-    same at any rate; None: all raw frames are uniform.
+    same at any rate; None: all raw frames are uniform. shrink: how token grids are compressed; "bilinear" as published
+    reads at most four tokens for each new one, "area" takes the mean of all, as a model shown one token a unit needs.
     Raises UniTimeError for a value that can give no plan.
     """
 
@@ -118,6 +119,7 @@ class FrameRule:
     base_fps: float = 2.0
     max_fps: float | None = None
     pair_gap: float | None = None
+    shrink: Literal["bilinear", "area"] = "bilinear"
 
     def __post_init__(self) -> None:
         counts = ("patch", "merge", "temporal_patch", "budget", "min_tokens", "max_tokens", "coarse_tokens",
@@ -134,6 +136,8 @@ class FrameRule:
                 continue
             if not _is_number(value) or not value > 0:
                 raise UniTimeError(f"{name}: {value!r}; a number above 0 is needed")
+        if self.shrink not in ("bilinear", "area"):
+            raise UniTimeError(f"shrink: {self.shrink!r}; 'bilinear' or 'area' is needed")
         if self.min_tokens > self.max_tokens:
             raise UniTimeError(f"min_tokens: {self.min_tokens} is above max_tokens, {self.max_tokens}")
 

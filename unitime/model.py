@@ -84,12 +84,12 @@ class Features:
         """Memory of the tokens."""
         return self.tokens.nbytes + (0 if self.deepstack is None else self.deepstack.nbytes)
 
-    def compress(self, grid: tuple[int, int]) -> Features:
-        """The same units on a smaller token grid, bilinearly (UniTime's token compression)."""
+    def compress(self, grid: tuple[int, int], how: str = "bilinear") -> Features:
+        """The same units on a smaller token grid (UniTime's token compression); ``how`` as in a rule's ``shrink``."""
         if grid == self.grid:
             return self
-        deepstack = None if self.deepstack is None else _resample(self.deepstack, self.grid, grid)
-        return Features(_resample(self.tokens, self.grid, grid), deepstack, grid)
+        deepstack = None if self.deepstack is None else _resample(self.deepstack, self.grid, grid, how)
+        return Features(_resample(self.tokens, self.grid, grid, how), deepstack, grid)
 
     def select(self, units: Sequence[int]) -> Features:
         """Some of the units, in the order given."""
@@ -117,11 +117,14 @@ class Features:
         return cls(named["tokens"], named.get("deepstack"), (height, width))
 
 
-def _resample(tokens: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+def _resample(tokens: Tensor, old: tuple[int, int], new: tuple[int, int], how: str) -> Tensor:
     """(..., h * w, D) from one grid to another, in float32."""
     lead, width = tokens.shape[:-2], tokens.shape[-1]
     maps = tokens.reshape(-1, *old, width).permute(0, 3, 1, 2).float()  # (N, D, h, w)
-    maps = F.interpolate(maps, size=new, mode="bilinear", align_corners=False)  # (N, D, h', w')
+    if how == "area":
+        maps = F.adaptive_avg_pool2d(maps, new)  # (N, D, h', w')
+    else:
+        maps = F.interpolate(maps, size=new, mode="bilinear", align_corners=False)  # (N, D, h', w')
     return maps.flatten(2).transpose(1, 2).reshape(*lead, new[0] * new[1], width).to(tokens.dtype)
 
 
@@ -390,7 +393,7 @@ class VisionLanguageModel:
         parts = []
         for first in range(0, len(frames), chunk):
             part = self.see(frames[first : first + chunk])
-            parts.append(part if grid is None else part.compress(grid))
+            parts.append(part if grid is None else part.compress(grid, self.rule.shrink))
         if not parts:
             raise UniTimeError("frames: there are none")
         return Features.cat(parts)

@@ -6,7 +6,8 @@ Notable choices:
   apart (in a quarter of a second growth is less than a pixel). Its merged tokens, a 4 x 4 grid, must tell what stands
   in their cell; the same tokens shrunk to 2 x 2 (as a fine pass shows them) and to 1 x 1 (as a coarse pass does) must
   tell, for each of ten colours, whether an actor of that colour is there, of which shape, where and how large, what it
-  is doing and how it moves. Colours name actors on the stage; pairs of frames in which somebody changes colour, and those after it, are left out.
+  is doing and how it moves. Colours name actors on the stage; pairs of frames in which somebody changes colour, and
+  those after it, are left out.
 - All heads are linear, so that what they read lies open in the features, and are thrown away afterwards.
 - Light damage (brightness, contrast, noise, blur) stands for compression and resizing.
 """
@@ -32,6 +33,8 @@ from unitime.training.scenes import CELLS, FPS, GAP, STILL, Scene, load_scenes
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's, as Qwen2-VL's
 _SEEN_CELL, _SEEN_POOLED, _SEEN_WHOLE = 0.10, 0.02, 0.008  # share of a cell that an actor must cover to be asked of it
 _GEOMETRY = 8  # place, log size, their change; each scaled to about one
+_WEIGHT = (0.3, 0.3, 1.0, 1.0, 2.0, 2.0, 1.5, 1.5)  # place is all but hidden: rotary positions are relative
+_CELL = (1 + len(COLOURS), len(SHAPES), len(SURFACES), len(ACTIONS), _GEOMETRY)
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,13 @@ def build_tower(config: dict[str, Any]) -> nn.Module:
     module = transformers()
     from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel as Tower
 
-    tower: nn.Module = Tower(module.models.qwen2_vl.configuration_qwen2_vl.Qwen2VLVisionConfig(**config))
-    return tower
+    tower = Tower(module.models.qwen2_vl.configuration_qwen2_vl.Qwen2VLVisionConfig(**config))
+    with torch.no_grad():  # a third of the patches' filters begin as differences of the two frames: what moves is small
+        filters = tower.patch_embed.proj.weight[: config["embed_dim"] // 3]  # (C / 3, 3, 2, patch, patch)
+        filters[:, :, 0].mul_(3.0)
+        filters[:, :, 1] = -filters[:, :, 0]
+    built: nn.Module = tower
+    return built
 
 
 class Units:
@@ -175,7 +183,7 @@ class DenseVision(nn.Module):
     def __init__(self, tower: nn.Module, width: int) -> None:
         super().__init__()
         self.tower = tower
-        self.cell = nn.Linear(width, (1 + len(COLOURS)) + len(SHAPES) + len(SURFACES) + len(ACTIONS))
+        self.cell = nn.Linear(width, sum(_CELL))
         self.pooled = nn.ModuleList(
             nn.Linear(width, len(COLOURS) * (1 + len(SHAPES) + len(ACTIONS) + _GEOMETRY)) for _ in range(2)
         )
@@ -183,9 +191,9 @@ class DenseVision(nn.Module):
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         frames = damaged(batch["frames"], generator) if self.training else batch["frames"].float() / 255
         tokens = run_tower(self.tower, patches(frames), len(frames))  # (N, 16, D)
-        cover, cast, doing = batch["cover"], batch["cast"], batch["doing"]
+        cover = batch["cover"]
         figures: dict[str, Tensor] = {}
-        loss = self.cells(tokens, cover.flatten(1, 2), cast, doing, figures)
+        loss = self.cells(tokens, cover.flatten(1, 2), batch, figures)
         grid = tokens.view(len(tokens), CELLS, CELLS, -1)
         quarter = grid.unflatten(1, (2, 2)).unflatten(3, (2, 2)).mean((2, 4)).flatten(1, 2)  # (N, 4, D)
         shares = cover.unflatten(1, (2, 2)).unflatten(3, (2, 2)).mean((2, 4)).flatten(1, 2)  # (N, 4, 3)
@@ -195,10 +203,11 @@ class DenseVision(nn.Module):
         return loss, figures
 
     def cells(
-        self, tokens: Tensor, cover: Tensor, cast: Tensor, doing: Tensor, figures: dict[str, Tensor]
+        self, tokens: Tensor, cover: Tensor, batch: dict[str, Tensor], figures: dict[str, Tensor]
     ) -> Tensor:
-        """What the actor that covers most of a cell is; cover (N, 16, 3)."""
-        logits = self.cell(tokens).float().split([1 + len(COLOURS), len(SHAPES), len(SURFACES), len(ACTIONS)], -1)
+        """What the actor that covers most of a cell is, does and moves like; cover (N, 16, 3)."""
+        cast, doing = batch["cast"], batch["doing"]
+        *logits, geometry = self.cell(tokens).float().split(_CELL, -1)
         share, who = cover.max(-1)  # (N, 16)
         here = share >= _SEEN_CELL
         of = cast.gather(1, who[..., None].expand(-1, -1, 4))  # (N, 16, 4)
@@ -211,7 +220,10 @@ class DenseVision(nn.Module):
             part = F.cross_entropy(scores[here], target[here])
             figures[f"cell_{name}"] = (scores[here].argmax(-1) == target[here]).float().mean()
             loss = loss + part
-        return loss
+        moves = batch["geometry"].gather(1, who[..., None].expand(-1, -1, _GEOMETRY))  # (N, 16, 8)
+        missed = geometry[here] - moves[here]  # (K, 8)
+        figures["cell_motion"] = missed[:, 4:6].abs().mean()
+        return loss + 4.0 * _missed(missed)
 
     def by_colour(
         self, level: int, tokens: Tensor, share: Tensor, seen: float, batch: dict[str, Tensor],
@@ -242,8 +254,13 @@ class DenseVision(nn.Module):
         figures[f"{name}_place"], figures[f"{name}_size"], figures[f"{name}_motion"], figures[f"{name}_growth"] = (
             missed.abs().view(-1, 4, 2).mean((0, 2)).unbind()
         )
-        where_and_how = F.smooth_l1_loss(missed, torch.zeros_like(missed), beta=0.2)
-        return 5.0 * presence + told + 0.5 * looks + 3.0 * where_and_how
+        return 5.0 * presence + told + 0.5 * looks + 3.0 * _missed(missed)
+
+
+def _missed(missed: Tensor) -> Tensor:
+    """Weighted smooth L1 of (K, 8) errors of geometry."""
+    each = F.smooth_l1_loss(missed, torch.zeros_like(missed), beta=0.2, reduction="none")
+    return (each * torch.tensor(_WEIGHT)).mean()
 
 
 def flops(tower: Any, side: int = 2 * CELLS) -> float:

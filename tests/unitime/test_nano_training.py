@@ -1,0 +1,173 @@
+"""How nano is made: its vision tower, its tokenizer, its packed sequences, and a run through all of it."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from shots.runtime.vision import transformers
+from unitime import UniTime, sequence
+from unitime.training import nano, scenes, text, train, vision
+from unitime.training.scenes import Ask, Told
+
+TOWER = {"depth": 2, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 2}
+WORDS = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 64, "num_attention_heads": 2,
+         "num_key_value_heads": 1}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shard of four scenes."""
+    folder = tmp_path_factory.mktemp("scenes")
+    scenes.save_scenes(scenes.shard_path(folder, 0), [scenes.draw(seed) for seed in (1, 2, 3, 4)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folders of every step of the recipe on that shard: vision, base, features, text."""
+    folder = tmp_path_factory.mktemp("run")
+    size = [f"config.{key}={value}" for key, value in {**nano.VISION, **TOWER, "hidden_size": 64}.items()]
+    train("unitime-nano-vision", [*size, f"scenes={drawn}", f"out={folder}/vision", "batch=16", "held_out=1",
+                                  "loop.steps=2", "loop.time_budget=null"])  # fmt: skip
+    changes = [f"vision.{key}={value}" for key, value in TOWER.items()]
+    changes += [f"text.{key}={value}" for key, value in WORDS.items()]
+    train("unitime-nano-base", [*changes, f"scenes={drawn}", f"tower={folder}/vision/tower", f"out={folder}/base",
+                                f"features={folder}/features", "vocabulary=400"])  # fmt: skip
+    train("unitime-nano-text", [f"model={folder}/base", f"features={folder}/features", f"out={folder}/text",
+                                "tokens=1500", "held_out=1", "loop.steps=30", "loop.time_budget=null",
+                                "loop.learning_rate=5e-3", "loop.warmup_steps=2", "loop.log_every=10",
+                                "loop.ema=0.5"])  # fmt: skip
+    return folder
+
+
+def test_the_tower_run_in_one_batch_is_the_tower_run_by_transformers() -> None:
+    torch.manual_seed(0)
+    tower = vision.build_tower({**nano.VISION, **TOWER, "hidden_size": 64}).eval()
+    rows = vision.patches(torch.rand(3, 2, 64, 64, 3))
+    with torch.no_grad():
+        ours = vision.run_tower(tower, rows, 3)
+        theirs = tower(rows, torch.tensor([[3, 8, 8]])).pooler_output
+    torch.testing.assert_close(ours.flatten(0, 1), theirs, atol=2e-5, rtol=1e-4)
+
+
+def test_training_and_inference_see_the_same_features(made: Path, drawn: Path) -> None:
+    model = UniTime.from_pretrained(made / "base", dtype="fp32").model
+    frames = scenes.load_scenes(scenes.shard_path(drawn, 0))[0].frames
+    told, features, first = text.load_features(made / "features")
+    pairs = torch.stack([frames[: -scenes.GAP], frames[scenes.GAP :]], 1)[:5]
+    seen = model.vision(pairs.numpy(), (2, 2)).tokens
+    kept = features[:5].float()
+    assert float((seen.float() - kept).norm() / kept.norm()) < 0.03  # bf16 apart
+    whole = model.vision(pairs.numpy(), (1, 1)).tokens
+    assert float((whole[:, 0].float() - kept.mean(1)).norm() / kept.mean(1).norm()) < 0.03
+    assert first[-1] == len(features) and len(told) == 4
+
+
+def test_an_actor_that_has_changed_colour_is_not_called_by_its_old_one(drawn: Path) -> None:
+    scene = scenes.load_scenes(scenes.shard_path(drawn, 0))[0]
+    scene.doing[:] = scenes.STILL
+    start, end, _ = scene.told.shots[0]
+    middle, last = round(scenes.FPS * (start + end) / 2), round(scenes.FPS * end)
+    scene.doing[middle, 1] = scenes.ACTIONS.index("change_colour")
+    true = vision._true_to_colour(scene)
+    assert true[:middle].all() and not true[middle:last].any() and true[last:].all()
+
+
+def test_lean_attention_is_eager_attention() -> None:
+    from transformers.models.qwen2_vl.modeling_qwen2_vl import eager_attention_forward
+
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 4, 9, 8), torch.randn(2, 2, 9, 8), torch.randn(2, 2, 9, 8)
+    mask = sequence.additive(torch.rand(2, 1, 9, 9) < 0.5 + torch.eye(9))
+    module: Any = torch.nn.Module()
+    module.num_key_value_groups = 2
+    ours, _ = text.lean_attention(module, q, k, v, mask, 8**-0.5)
+    theirs, _ = eager_attention_forward(module, q, k, v, mask, scaling=8**-0.5)
+    torch.testing.assert_close(ours, theirs)
+
+
+def _asker(made: Path, told: list[Told], **changes: Any) -> text.Asker:
+    recipe = text.TextRecipe("text", Path(), Path(), Path(), None, **changes)  # type: ignore[arg-type]
+    rows = [round(t.duration * scenes.FPS) - scenes.GAP for t in told]
+    tokenizer = transformers().AutoTokenizer.from_pretrained(made / "base")
+    features = torch.randn(sum(rows), 4, 64)
+    return text.Asker(told, features, [0, *np.cumsum(rows).tolist()], tokenizer, nano.PROMPTS, recipe)
+
+
+def _told(seed: int = 0, at: float = 4.0) -> Told:
+    ask = Ask(("the red cube jumps",), ((at, at + 2.0),), "red", "cube", "jump", f"red cube|jump||{seed}")
+    lost = Ask(("the blue cone spins",), (), "blue", "cone", "spin", "blue cone|spin||")
+    return Told(seed, 12.0, (ask,), (lost,), ((0.0, 12.0, ("A red cube jumps.",)),))
+
+
+def _turns(asker: text.Asker, item: text.Item) -> dict[str, str]:
+    """What is asked in an item and what is to be answered."""
+    words = asker.tokenizer.decode(item.sample.ids.tolist())
+    turns = words.split("<|im_start|>user\n")[2:]
+    return dict(turn.split("<|im_end|>\n<|im_start|>assistant\n") for turn in turns)
+
+
+def test_a_fine_item_answers_with_the_stamps_nearest_to_the_event(made: Path) -> None:
+    asker = _asker(made, [_told()])
+    for seed in range(8):
+        item = asker.fine(random.Random(seed), 0, 0.0, 12.0)
+        shown = [float(part.split("<|im_start|>user\n")[-1]) for part in
+                 asker.tokenizer.decode(item.sample.ids.tolist()).replace("<|video_pad|>", "").split("<|vision_start|>")
+                 [:-1] for part in [part.split("<|vision_end|>")[-1]]]  # fmt: skip
+        turns = _turns(asker, item)
+        assert turns["the blue cone spins"] == "Not found.<|im_end|>\n"
+        start, end = map(float, turns["the red cube jumps"].removeprefix("From ").split(".<")[0].split(" to "))
+        assert start in shown and end in shown
+        assert abs((end - start) - 2.0) <= 0.6
+        centres = np.arange(len(shown)) * 0.5
+        inside = item.relevant[0].bool().numpy()
+        assert abs(centres[inside][0] - centres[shown.index(start)]) <= 0.5
+
+
+def test_a_coarse_item_lists_the_segments_that_the_event_overlaps(made: Path) -> None:
+    asker = _asker(made, [_told(seed, at=1.0) for seed in range(6)], long=(60.0, 60.0))
+    asker.told = [_told(0, at=1.0)] + [_told(9, at=9.0)] * 5
+    item = asker.coarse(random.Random(3), 1.0, range(6))
+    turns = _turns(asker, item)
+    assert item.unit_tokens == 1 and len(item.features) == item.relevant.shape[1]
+    listed = [float(t) for t in turns["the red cube jumps"].split(".<")[0].split(", ")]
+    assert listed == sorted(listed) and 1 <= len(listed) <= 8
+    assert turns.get("the blue cone spins", "Not found.<|im_end|>\n") == "Not found.<|im_end|>\n"
+
+
+def test_a_run_through_the_whole_recipe_learns_and_its_model_grounds(made: Path, drawn: Path) -> None:
+    rows = [json.loads(line) for line in (made / "text" / "log.jsonl").read_text().splitlines()]
+    losses = [row["answer"] for row in rows if "answer" in row]
+    assert losses[-1] < 0.7 * losses[0]
+    from shots.video import Video
+
+    frames = scenes.load_scenes(scenes.shard_path(drawn, 0))[1].frames.numpy()
+    film = Video(frames, scenes.FPS, np.arange(len(frames)) / scenes.FPS)
+    model = UniTime.from_pretrained(made / "text" / "model")
+    found = model.ground(film, ["the red cube jumps", "the blue cone spins"], top_k=2, threshold=1.0)
+    for grounding in found:
+        assert grounding.status == "ok" and grounding.moments
+        assert all(0 <= m.start <= m.end <= film.duration and 0 <= m.score <= 1 for m in grounding.moments)
+    assert model.ask(film, "What colour is the cube?", ["red", "blue"]).answer in ("red", "blue")
+
+
+def test_a_stopped_run_goes_on_where_it_was(made: Path) -> None:
+    before = (made / "text" / "log.jsonl").read_text().count('"event": "end"')
+    train("unitime-nano-text", [f"model={made}/base", f"features={made}/features", f"out={made}/text", "tokens=1500",
+                                "held_out=1", "loop.steps=31", "loop.time_budget=null"])  # fmt: skip
+    log = (made / "text" / "log.jsonl").read_text()
+    assert log.count('"event": "end"') == before + 1 and '"event": "resumed", "step": 30' in log
+
+
+def test_the_tokenizer_reads_and_writes_any_text(made: Path) -> None:
+    tokenizer = transformers().AutoTokenizer.from_pretrained(made / "base")
+    for said in ("the red cube jumps", "From 12.5 to 113.0.", "красный куб прыгает", "跳", "  two  spaces"):
+        assert tokenizer.decode(tokenizer(said, add_special_tokens=False)["input_ids"]) == said
+    assert len(tokenizer("113.5", add_special_tokens=False)["input_ids"]) == 5
