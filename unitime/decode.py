@@ -1,16 +1,18 @@
 """Reading answers out of the model: exact probabilities of windows over the stamps shown, or free text.
 
 A fine answer is "From s seconds to e seconds", with s and e among the stamps that were shown. Written as tokens, the
-stamps form a trie. One forward over the trie's nodes gives P(start = s) for every s; one more, with the trie hung below
-the likeliest starts, gives P(end = e | s). Nothing is sampled, no answer fails to parse, and every window has a
-probability. All questions asked of a video, and all their tries, run in the same forwards (`unitime.model.Forest`).
+stamps form a trie. Going down it level by level gives P(start = s) for every s; going down once more below the
+likeliest starts gives P(end = e | s). Nothing is sampled, no answer fails to parse, and every window has a probability.
+All questions asked of a video, and all their tries, go down together in the same forwards (`unitime.model.Forest`).
 
 Notable choices:
 
-- Probabilities are the model's own, over its whole vocabulary, product by product along the answer's tokens
-  (``log_probs``); a test compares them with brute-force scoring. ``probs`` are the same, shared out among the answers
-  that are allowed: first among the starts, then among the ends of each start.
-- Starts are taken until they hold ``coverage`` of the mass, at most ``starts`` of them: a sharp model costs little.
+- ``log_probs`` are the model's own, over its whole vocabulary, product by product along the answer's tokens; a test
+  compares them with brute-force scoring. ``probs`` share each token's probability among those that are allowed there,
+  so they sum to one over the windows.
+- A branch of the trie with too little probability to matter (``prune``) is not looked into: what it holds is shared out
+  evenly among the stamps below it. And starts are taken until they hold ``coverage`` of the mass, at most ``starts`` of
+  them. So a model that is sure costs little, and no mass is lost. ``prune=0, coverage=1`` is exact.
 - A window's score is the mass of windows that overlap it by IoU >= 0.5, times the probability that there is anything to
   find: the chance that it counts as a hit. The answer is the window with the best mean of hit rate at 0.5, hit rate at
   0.7 and expected IoU (minimum Bayes risk), which is steadier than the single likeliest window.
@@ -35,7 +37,9 @@ from unitime.sequence import Tokenizer, continuation, encode, tree_depths
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-NODES_AT_ONCE = 4096  # tokens of one forest, unless the prefix is longer
+NODES_AT_ONCE = 2048  # tokens of one forest, unless the prefix is longer
+NODES_OF_A_TRIE = 40  # that are grown where the model is fairly sure
+PRUNE = 1e-3
 KEPT_WINDOWS = 400  # likeliest windows that scores are computed from
 MAX_WINDOWS = 8  # windows of one answer
 
@@ -67,16 +71,15 @@ class Trie:
     """Token sequences with their common beginnings shared; none is the beginning of another.
 
     tokens, parents: (M,) of each node; a parent stands before its children, -1 is the root. leaves: (S,) last node of
-    each sequence. inner: (M,) bool, nodes that have children. last: (M,) the largest sequence index below a node.
-    levels: the nodes of each depth.
+    each sequence. inner: (M,) bool, nodes that have children. levels: the nodes of each depth, those of one parent
+    together, and where each parent's begin.
     """
 
     tokens: Ints
     parents: Ints
     leaves: Ints
     inner: NDArray[np.bool_]
-    last: Ints
-    levels: tuple[Ints, ...]
+    levels: tuple[tuple[Ints, Ints], ...]
 
     @classmethod
     def of(cls, sequences: Sequence[Sequence[int]]) -> Trie:
@@ -103,17 +106,25 @@ class Trie:
             raise UniTimeError(
                 "answers: one is empty, there twice, or the beginning of another; they cannot be told apart"
             )
-        last = np.full(len(tokens), -1, dtype=np.int64)
-        last[ends] = np.arange(len(ends))
-        for node in range(len(tokens) - 1, -1, -1):
-            if parents[node] >= 0:
-                last[parents[node]] = max(last[parents[node]], last[node])
         depths = tree_depths(parents)
-        levels = tuple(np.flatnonzero(depths == depth) for depth in range(int(depths.max()) + 1))
-        return cls(np.asarray(tokens, dtype=np.int64), above, ends, inner, last, levels)
+        levels = []
+        for depth in range(int(depths.max()) + 1):
+            nodes = np.flatnonzero(depths == depth)
+            nodes = nodes[np.argsort(above[nodes], kind="stable")]
+            begins = np.flatnonzero(np.diff(above[nodes], prepend=-2))
+            levels.append((nodes, begins))
+        return cls(np.asarray(tokens, dtype=np.int64), above, ends, inner, tuple(levels))
 
     def __len__(self) -> int:
         return len(self.leaves)
+
+    def counts(self, first: Ints) -> Ints:
+        """(W, M): how many sequences from index ``first`` (W,) on go through each node."""
+        found = np.zeros((len(first), len(self.tokens)), dtype=np.int64)
+        found[:, self.leaves] = np.arange(len(self))[None] >= first[:, None]
+        for nodes, begins in self.levels[:0:-1]:
+            found[:, self.parents[nodes[begins]]] += np.add.reduceat(found[:, nodes], begins, axis=1)
+        return found
 
 
 @dataclass
@@ -135,25 +146,13 @@ class _Batch:
         for token in ids:
             self.ids.append(int(token))
             self.parents.append(parent)
-            parent = self.base + len(self.ids) - 1
+            parent = self.tip
         return parent
 
-    def tree(self, trie: Trie, parent: int, first: int = 0) -> tuple[Ints, slice]:
-        """Grows the inner nodes of the sequences from ``first`` on and asks for the probability of all their edges.
-
-        Returns the forest's index of each node (M,), -1 for those not grown, and the slice of the answers that belong
-        to it: one for each kept node, in order.
-        """
-        kept = trie.last >= first
-        grown = np.flatnonzero(kept & trie.inner)
-        index = np.full(len(trie.tokens), -1, dtype=np.int64)
-        index[grown] = self.base + len(self.ids) + np.arange(len(grown))
-        above = trie.parents[grown]
-        self.ids += trie.tokens[grown].tolist()
-        self.parents += np.where(above < 0, parent, index[above]).tolist()
-        edges = np.flatnonzero(kept)
-        over = trie.parents[edges]
-        return index, self.want(np.where(over < 0, parent, index[over]), trie.tokens[edges])
+    @property
+    def tip(self) -> int:
+        """The forest's index of the latest node."""
+        return self.base + len(self.ids) - 1
 
     def want(self, nodes: Ints | Sequence[int], tokens: Ints | Sequence[int]) -> slice:
         """Asks for log P(token | node) of pairs; the nodes are grown in this batch."""
@@ -168,15 +167,121 @@ class _Batch:
         return self.model.log_probs(hidden, np.concatenate(self.rows).tolist(), np.concatenate(self.tokens).tolist())
 
 
-def _leaf_log_probs(trie: Trie, edges: Floats, first: int = 0) -> Floats:
-    """log P (S,) of each sequence from the log-probabilities of the kept edges; -inf for sequences not kept."""
-    total = np.full(len(trie.tokens), -np.inf)
-    total[trie.last >= first] = edges
-    for nodes in trie.levels[1:]:
-        total[nodes] += total[trie.parents[nodes]]
-    found = total[trie.leaves]
-    found[:first] = -np.inf
-    return found
+@dataclass(eq=False)
+class _Hang:
+    """Where a trie is to be hung: below ``chain``, which is grown below the node ``parent``.
+
+    first: the least sequence allowed. weight: how much its probabilities matter, for pruning. asked: pairs of a place
+    in the chain and a token whose probability after it is wanted too.
+    """
+
+    parent: int
+    chain: list[int]
+    first: int = 0
+    weight: float = 1.0
+    asked: list[tuple[int, int]] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _Hung:
+    """A trie that was gone down: shares (S,) and log-probabilities (S,) of its sequences.
+
+    nodes: (M,) the forest's index of each node, -1 for those not grown. asked: log-probabilities of what was asked.
+    """
+
+    trie: Trie
+    root: int
+    nodes: Ints
+    shares: Floats
+    log_probs: Floats
+    asked: Floats
+
+    def path(self, sequence: int) -> tuple[int, list[int]]:
+        """A grown node and the tokens below it that lead to the end of a sequence."""
+        node = int(self.trie.leaves[sequence])
+        tokens = [int(self.trie.tokens[node])]
+        while (node := int(self.trie.parents[node])) >= 0 and self.nodes[node] < 0:
+            tokens.insert(0, int(self.trie.tokens[node]))
+        return (self.root if node < 0 else int(self.nodes[node])), tokens
+
+
+def _descend(model: Model, forest: Grower, trie: Trie, hangs: Sequence[_Hang], prune: float) -> list[_Hung]:
+    """Hangs the trie at W places and goes down all of them together, one forward a level.
+
+    The first level is grown with the chains. Below it only nodes that hold at least ``prune`` of the mass are grown,
+    and the best one of each level.
+    """
+    first = np.array([hang.first for hang in hangs])
+    weight = np.array([hang.weight for hang in hangs])[:, None]
+    counts = trie.counts(first)  # (W, M)
+    nodes_at = np.full(counts.shape, -1, dtype=np.int64)
+    shares = np.zeros(counts.shape)
+    log_probs = np.full(counts.shape, -np.inf)
+    batch = _Batch(model, forest)
+    roots, asked = [], []
+    for hang in hangs:
+        places = [batch.chain([token], hang.parent if i == 0 else batch.tip) for i, token in enumerate(hang.chain)]
+        roots.append(places[-1])
+        asked.append(batch.want([places[i] for i, _ in hang.asked], [token for _, token in hang.asked]))
+    root = np.array(roots)[:, None]
+
+    def above(nodes: Ints) -> Ints:
+        """(W, n): the forest's index of the nodes' parents, -1 for those not grown."""
+        parents = trie.parents[nodes]
+        return np.where(parents[None] < 0, root, nodes_at[:, parents])
+
+    def grow(nodes: Ints, mask: NDArray[np.bool_]) -> None:
+        rows, columns = np.nonzero(mask)
+        nodes_at[rows, nodes[columns]] = batch.base + len(batch.ids) + np.arange(len(rows))
+        batch.ids += trie.tokens[nodes[columns]].tolist()
+        batch.parents += above(nodes)[rows, columns].tolist()
+
+    def ask(nodes: Ints) -> tuple[NDArray[np.bool_], slice]:
+        over = above(nodes)
+        mask = (over >= 0) & (counts[:, nodes] > 0)
+        return mask, batch.want(over[mask], np.broadcast_to(trie.tokens[nodes], mask.shape)[mask])
+
+    def settle(level: tuple[Ints, Ints], mask: NDArray[np.bool_], edges: Floats) -> None:
+        nodes, begins = level
+        parents = trie.parents[nodes]
+        step = np.full(mask.shape, -np.inf)
+        step[mask] = edges
+        sizes = np.diff(np.append(begins, len(nodes)))
+        top = np.repeat(np.maximum.reduceat(step, begins, axis=1), sizes, axis=1)
+        mass = np.exp(step - np.where(np.isfinite(top), top, 0.0))
+        total = np.repeat(np.add.reduceat(mass, begins, axis=1), sizes, axis=1)
+        local = np.divide(mass, total, out=np.zeros_like(mass), where=total > 0)
+        blind = ~mask & (counts[:, nodes] > 0)  # below what was not grown: evenly
+        inside = counts[:, nodes] / np.maximum(counts[:, parents], 1)
+        local[blind] = inside[blind]
+        step[blind] = np.log(inside[blind])
+        over = parents >= 0
+        shares[:, nodes] = np.where(over, shares[:, parents], 1.0) * local
+        log_probs[:, nodes] = np.where(over, log_probs[:, parents], 0.0) + step
+
+    top, begins = trie.levels[0]
+    mask = (counts[:, top] > 0) & trie.inner[top]
+    grow(top, mask)
+    waiting = [(trie.levels[0], *ask(top))]
+    if len(trie.levels) > 1:
+        waiting.append((trie.levels[1], *ask(trie.levels[1][0])))
+    answers = batch.run()
+    found = [answers[each] for each in asked]
+    for level, mask, edges in waiting:
+        settle(level, mask, answers[edges])
+    for depth in range(1, len(trie.levels) - 1):
+        nodes, below = trie.levels[depth][0], trie.levels[depth + 1]
+        able = trie.inner[nodes] & (counts[:, nodes] > 0) & (above(nodes) >= 0)
+        held = np.where(able, shares[:, nodes], -1.0)
+        batch = _Batch(model, forest)
+        grow(nodes, able & ((weight * held >= prune) | (held >= held.max(axis=1, keepdims=True))))
+        mask, edges = ask(below[0])
+        settle(below, mask, batch.run()[edges] if mask.any() else np.zeros(0))
+    ends = trie.leaves
+    return [
+        _Hung(trie, int(roots[w]), nodes_at[w], shares[w, ends], log_probs[w, ends], found[w])
+        for w in range(len(hangs))
+    ]
 
 
 # The fixed words around stamps.
@@ -225,21 +330,22 @@ class _Words:
         pairs = zip(self.head, self.nothing, strict=False)
         return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(self.head), len(self.nothing)))
 
+    def opening(self, chain: list[int]) -> tuple[list[int], list[tuple[int, int]], list[tuple[int, int]]]:
+        """The chain with the answer's first words; what is asked to know whether there is one; and what its words cost.
 
-def _ask_found(batch: _Batch, words: _Words, chain_end: int, head_nodes: list[int]) -> slice | None:
-    """Asks for the two tokens at which "nothing" and an answer part; None where there is nothing to weigh."""
-    at = words.fork
-    if at >= len(words.nothing):
-        return None
-    node = head_nodes[at - 1] if at else chain_end
-    return batch.want([node] * 2, [words.nothing[at], words.head[at]]) if at < len(words.head) else batch.want(
-        [node], [words.nothing[at]]
-    )  # fmt: skip
+        Both as pairs of a place in the chain and the token after it. The first is empty where there is no choice, and
+        holds "nothing" alone where the answer has no words before its first stamp to weigh it against.
+        """
+        place = len(chain) - 1
+        words = [(place + i, token) for i, token in enumerate(self.head)]
+        at = self.fork
+        weighed = [(place + at, part[at]) for part in (self.nothing, self.head) if at < len(part)]
+        return chain + self.head, weighed if at < len(self.nothing) else [], words
 
 
-def _found(answers: Floats | None) -> float:
-    """P(found) from what :func:`_ask_found` asked."""
-    if answers is None:
+def _found(answers: Floats) -> float:
+    """P(the second of two tokens), or what the only one leaves, or 1 where none was asked about."""
+    if len(answers) == 0:
         return 1.0
     if len(answers) == 1:
         return float(1.0 - np.exp(answers[0]))
@@ -255,23 +361,27 @@ class WindowDistribution:
 
     Attributes:
         stamps: (S,) seconds, ascending, without repeats.
-        start_log_probs: (S,) log P of the answer up to its start.
+        start_probs: (S,) P(start) among the stamps.
         starts: (B,) indices of the starts whose ends were looked at, likeliest first.
-        log_probs: (B, S) log P of the answer up to its end; -inf where the end lies before the start. Both count from
-            where the answer begins, or for a later window from the word that joins it to the one before.
+        end_probs: (B, S) P(end | start) among the stamps from the start on.
+        start_log_probs, log_probs: (S,) and (B, S) log P of the answer's very tokens up to its start and to its end;
+            -inf where the end lies before the start. Both count from where the answer begins, or for a later window
+            from the word that joins it to the one before.
         weight: probability that the answer gets as far as this window.
     """
 
     stamps: Floats
-    start_log_probs: Floats
+    start_probs: Floats
     starts: Ints
+    end_probs: Floats
+    start_log_probs: Floats
     log_probs: Floats
     weight: float = 1.0
 
     @property
     def probs(self) -> Floats:
-        """(B, S): P(start, end) among the windows that are allowed; sums to the mass of the starts looked at."""
-        return _share(self.start_log_probs)[self.starts, None] * np.stack([_share(row) for row in self.log_probs])
+        """(B, S): P(start, end) among the windows; sums to the mass of the starts looked at."""
+        return self.start_probs[self.starts, None] * self.end_probs
 
     def windows(self, most: int = KEPT_WINDOWS) -> tuple[Floats, Floats]:
         """The likeliest windows (n, 2) in seconds and their probabilities (n,), likeliest first."""
@@ -287,15 +397,6 @@ class WindowDistribution:
         after = np.cumsum(self.probs[:, ::-1], axis=1)[:, ::-1]  # (B, S) P(start, end >= stamp)
         inside = np.arange(len(self.stamps))[None] >= self.starts[:, None]
         return np.minimum((after * inside).sum(axis=0), 1.0)
-
-
-def _share(log_probs: Floats) -> Floats:
-    """Probabilities that sum to one; all zero where nothing is possible."""
-    top = log_probs.max()
-    if not np.isfinite(top):
-        return np.zeros_like(log_probs)
-    mass = np.exp(log_probs - top)
-    return mass / mass.sum()
 
 
 @dataclass(frozen=True, eq=False)
@@ -395,6 +496,7 @@ def ground_fine(
     several: bool = False,
     starts: int = 16,
     coverage: float = 0.97,
+    prune: float = PRUNE,
 ) -> list[FineAnswer]:
     """The distribution of each query's windows over the stamps of a fine prefix.
 
@@ -403,16 +505,17 @@ def ground_fine(
         queries: in words; they are asked together, in groups of bounded size.
         several: also follow the answer to its second and later windows, while the model prefers to go on.
         starts, coverage: ends are looked at for the likeliest starts, at most so many, until they hold so much mass.
+        prune: mass of a branch below which it is not looked into.
     """
     values = np.unique(np.asarray(stamps, dtype=np.float64))
     trie = Trie.of(encode(model.tokenizer, [stamp(t) for t in values]))
     words = _Words.of(model.tokenizer, model.prompts, "fine", (float(values[0]), float(values[-1])))
     chains = [continuation(model.tokenizer, model.prompts, model.prompts.ask_when(q)).ids.tolist() for q in queries]
-    inner = int(trie.inner.sum())
-    one = inner + min(starts, len(trie)) * (inner // 2 + len(words.middle) + 2)
+    each = NODES_OF_A_TRIE + min(starts, len(trie)) * (len(words.middle) + 8)
     answers: list[FineAnswer] = []
-    for group in _groups(chains, one, len(prefix)):
-        answers += _fine_group(model, prefix, trie, values, words, group, several, starts, coverage)
+    for group in _groups(chains, each, len(prefix)):
+        forest = model.forest(prefix)
+        answers += _fine_group(_Down(model, forest, trie, prune), values, words, group, several, starts, coverage)
     return answers
 
 
@@ -430,20 +533,31 @@ def _groups(chains: list[list[int]], each: int, prefix: int) -> list[list[list[i
     return groups
 
 
+@dataclass(frozen=True, eq=False)
+class _Down:
+    """What goes down a trie in a forest."""
+
+    model: Model
+    forest: Grower
+    trie: Trie
+    prune: float
+
+    def __call__(self, hangs: Sequence[_Hang]) -> list[_Hung]:
+        return _descend(self.model, self.forest, self.trie, hangs, self.prune)
+
+
 @dataclass(eq=False)
 class _Branch:
-    """One query on its way: where its next start trie hangs, and what was found so far."""
+    """One query on its way: the trie of its next start, and log P of the words before it."""
 
     index: int
-    root: int
+    hung: _Hung
     weight: float = 1.0
-    first: int = 0  # least start that may come next
+    spent: float = 0.0
 
 
 def _fine_group(
-    model: Model,
-    prefix: Any,
-    trie: Trie,
+    down: _Down,
     values: Floats,
     words: _Words,
     chains: list[list[int]],
@@ -451,109 +565,66 @@ def _fine_group(
     starts: int,
     coverage: float,
 ) -> list[FineAnswer]:
-    forest = model.forest(prefix)
-    found = [1.0] * len(chains)
-    spent = [0.0] * len(chains)  # log P of the words before the first start
     steps: list[list[WindowDistribution]] = [[] for _ in chains]
     picks: list[list[tuple[float, float]]] = [[] for _ in chains]
 
     # The queries and the tries of their first starts.
-    batch = _Batch(model, forest)
-    asked = []
-    branches = []
-    for i, chain in enumerate(chains):
-        end = batch.chain(chain, -1)
-        nodes: list[int] = []
-        for token in words.head:
-            nodes.append(batch.chain([token], nodes[-1] if nodes else end))
-        above = [end, *nodes][: len(words.head)]
-        branch = _Branch(i, nodes[-1] if nodes else end)
-        branches.append(branch)
-        asked.append(
-            (_ask_found(batch, words, end, nodes), batch.want(above, words.head), batch.tree(trie, branch.root))
-        )
-    answers = batch.run()
-    pending = []
-    for branch, (weighed, head, (nodes_of, edges)) in zip(branches, asked, strict=True):
-        found[branch.index] = _found(None if weighed is None else answers[weighed])
-        spent[branch.index] = float(answers[head].sum())
-        pending.append((branch, nodes_of, _leaf_log_probs(trie, answers[edges])))
-
-    while pending:
+    opened = [words.opening(chain) for chain in chains]
+    hung = down([_Hang(-1, chain, asked=weighed + head) for chain, weighed, head in opened])
+    found = [_found(h.asked[: len(weighed)]) for h, (_, weighed, _) in zip(hung, opened, strict=True)]
+    branches = [
+        _Branch(i, h, spent=float(h.asked[len(weighed) :].sum()))
+        for i, (h, (_, weighed, _)) in enumerate(zip(hung, opened, strict=True))
+    ]
+    while branches:
         # The ends of the likeliest starts.
-        batch = _Batch(model, forest)
-        hung = []
-        for branch, nodes_of, log_starts in pending:
-            chosen = _likeliest(log_starts, starts, coverage)
-            below = []
-            for start in chosen:
-                leaf = int(trie.leaves[start])
-                parent = _at(nodes_of, trie.parents[leaf], branch.root)
-                middle = []
-                node = batch.chain([int(trie.tokens[leaf])], parent)
-                for token in words.middle:
-                    middle.append(node)
-                    node = batch.chain([token], node)
-                spent_on = batch.want(middle, words.middle)
-                below.append((node, spent_on, batch.tree(trie, node, int(start))))
-            hung.append((branch, log_starts, chosen, below))
-        answers = batch.run()
-        ready = []
-        for branch, log_starts, chosen, below in hung:
-            base = spent[branch.index] if not steps[branch.index] else 0.0
-            rows = [
-                base + log_starts[start] + answers[between].sum() + _leaf_log_probs(trie, answers[edges], int(start))
-                for start, (_, between, (_, edges)) in zip(chosen, below, strict=True)
-            ]
-            step = WindowDistribution(values, base + log_starts, chosen, np.stack(rows), branch.weight)
-            steps[branch.index].append(step)
-            pick = _pick(step)
-            picks[branch.index].append((float(values[chosen[pick[0]]]), float(values[pick[1]])))
-            if several and len(steps[branch.index]) < MAX_WINDOWS and chosen[pick[0]] + 1 < len(trie):
-                node, _, (nodes_of, _) = below[pick[0]]
-                leaf = int(trie.leaves[pick[1]])
-                parent = _at(nodes_of, trie.parents[leaf], node)
-                ready.append((branch, int(chosen[pick[0]]) + 1, leaf, parent))
-        pending = []
-        if not ready:
-            break
+        hangs, owners = [], []
+        for branch in branches:
+            for start in _likeliest(branch.hung.shares, starts, coverage):
+                parent, tokens = branch.hung.path(start)
+                asked = [(len(tokens) - 1 + i, token) for i, token in enumerate(words.middle)]
+                share = float(branch.hung.shares[start])
+                hangs.append(_Hang(parent, tokens + words.middle, int(start), share, asked))
+                owners.append((branch, int(start)))
+        below: dict[int, list[tuple[int, _Hung]]] = {}
+        for (branch, start), h in zip(owners, down(hangs), strict=True):
+            below.setdefault(branch.index, []).append((start, h))
 
-        # Whether they go on, and the tries of the next starts.
-        batch = _Batch(model, forest)
-        asked_on = []
-        for branch, first, leaf, parent in ready:
-            end = batch.chain([int(trie.tokens[leaf]), *words.tail], parent)
-            weighed_on = batch.want([end, end], [words.stop[0], words.join[0]])
-            root = batch.chain(words.join, end)
-            asked_on.append((branch, first, weighed_on, root, batch.tree(trie, root, first)))
-        answers = batch.run()
-        for branch, first, weighed_on, root, (nodes_of, edges) in asked_on:
-            more = _found(answers[weighed_on])
-            if more >= 0.5:
-                follower = _Branch(branch.index, root, branch.weight * more, first)
-                pending.append((follower, nodes_of, _leaf_log_probs(trie, answers[edges], first)))
-
+        # The window that is named, and whether the answer goes on after it.
+        hangs, going = [], []
+        for branch in branches:
+            i, ends = branch.index, below[branch.index]
+            starts_at = np.array([start for start, _ in ends])
+            before = branch.spent + branch.hung.log_probs
+            rows = [before[start] + h.asked.sum() + h.log_probs for start, h in ends]
+            step = WindowDistribution(
+                values, branch.hung.shares, starts_at, np.stack([h.shares for _, h in ends]), before, np.stack(rows),
+                branch.weight,
+            )  # fmt: skip
+            row, end = np.unravel_index(int(step.probs.argmax()), step.end_probs.shape)
+            start, h = ends[int(row)]
+            steps[i].append(step)
+            picks[i].append((float(values[start]), float(values[end])))
+            if several and len(steps[i]) < MAX_WINDOWS and start + 1 < len(values):
+                parent, tokens = h.path(int(end))
+                place = len(tokens) + len(words.tail) - 1
+                asked = [(place, words.stop[0]), (place, words.join[0])]
+                hangs.append(_Hang(parent, tokens + words.tail + words.join, start + 1, asked=asked))
+                going.append(branch)
+        branches = [
+            _Branch(branch.index, h, branch.weight * more)
+            for branch, h in zip(going, down(hangs) if hangs else [], strict=True)
+            if (more := _found(h.asked)) >= 0.5
+        ]
     return [FineAnswer(f, tuple(s), tuple(p)) for f, s, p in zip(found, steps, picks, strict=True)]
 
 
-def _at(nodes: Ints, node: Any, root: int) -> int:
-    """The forest's index of a trie's node, -1 being its root."""
-    return root if node < 0 else int(nodes[node])
-
-
-def _likeliest(log_probs: Floats, most: int, coverage: float) -> Ints:
-    """Indices of the likeliest entries, in order, until they hold ``coverage`` of the mass."""
-    share = _share(log_probs)
-    order = np.argsort(-share, kind="stable")[:most]
-    enough = int(np.searchsorted(np.cumsum(share[order]), coverage)) + 1
+def _likeliest(shares: Floats, most: int, coverage: float) -> Ints:
+    """Indices of the largest shares, in order, until they hold ``coverage`` of the mass."""
+    order = np.argsort(-shares, kind="stable")[:most]
+    enough = int(np.searchsorted(np.cumsum(shares[order]), coverage)) + 1
     order = order[:enough]
-    return order[np.isfinite(log_probs[order])]
-
-
-def _pick(step: WindowDistribution) -> tuple[int, int]:
-    """Row and end of the likeliest window."""
-    row, end = np.unravel_index(int(step.probs.argmax()), step.log_probs.shape)
-    return int(row), int(end)
+    return order[shares[order] > 0]
 
 
 # Segments.
@@ -588,9 +659,9 @@ class _Beam:
     """A list of segments that is still being written."""
 
     index: int
-    log_prob: float
+    probability: float
     items: list[int]
-    parent: int  # node above the leaf of the last item
+    hung: _Hung  # the trie that its last item was read from
 
 
 def ground_coarse(
@@ -603,6 +674,7 @@ def ground_coarse(
     least: float = 0.02,
     longest: int = 12,
     adjacent: Sequence[bool] | None = None,
+    prune: float = PRUNE,
 ) -> list[CoarseAnswer]:
     """Which segments of a coarse prefix each query's answer lists.
 
@@ -612,6 +684,7 @@ def ground_coarse(
         least: lists with less than this probability are followed no further.
         longest: segments on a list.
         adjacent: (S - 1,) whether each segment touches the next; None: all do.
+        prune: mass of a branch below which it is not looked into.
     """
     shown = np.asarray(stamps, dtype=np.float64)
     values, place = np.unique(shown, return_inverse=True)  # segments of one stamp share what is said of it
@@ -621,10 +694,11 @@ def ground_coarse(
     firsts = np.searchsorted(place, np.arange(len(values)))
     lasts = np.append(firsts[1:] - 1, len(shown) - 1)
     touching = [adjacent is None or bool(adjacent[last]) for last in lasts[:-1]]
-    each = int(trie.inner.sum()) * (1 + beams)
+    each = NODES_OF_A_TRIE * (1 + beams)
     answers: list[CoarseAnswer] = []
     for group in _groups(chains, each, len(prefix)):
-        answers += _coarse_group(model, prefix, trie, words, group, beams, least, longest, touching)
+        forest = model.forest(prefix)
+        answers += _coarse_group(_Down(model, forest, trie, prune), words, group, beams, least, longest, touching)
     return [
         CoarseAnswer(a.found, a.listed[place], tuple((int(firsts[i]), int(lasts[j]), p) for i, j, p in a.spans))
         for a in answers
@@ -632,9 +706,7 @@ def ground_coarse(
 
 
 def _coarse_group(
-    model: Model,
-    prefix: Any,
-    trie: Trie,
+    down: _Down,
     words: _Words,
     chains: list[list[int]],
     beams: int,
@@ -642,8 +714,8 @@ def _coarse_group(
     longest: int,
     touching: list[bool],
 ) -> list[CoarseAnswer]:
-    forest = model.forest(prefix)
-    listed = np.zeros((len(chains), len(trie)))
+    count = len(down.trie)
+    listed = np.zeros((len(chains), count))
     spans: list[dict[tuple[int, int], float]] = [{} for _ in chains]
 
     def finish(beam: _Beam, probability: float) -> None:
@@ -654,68 +726,45 @@ def _coarse_group(
     def prune(alive: list[_Beam]) -> list[_Beam]:
         kept: list[_Beam] = []
         for i in range(len(chains)):
-            mine = sorted((b for b in alive if b.index == i), key=lambda b: -b.log_prob)
+            mine = sorted((b for b in alive if b.index == i), key=lambda b: -b.probability)
             for place, beam in enumerate(mine):
-                if place < beams and np.exp(beam.log_prob) >= least and len(beam.items) < longest:
+                if place < beams and beam.probability >= least and len(beam.items) < longest:
                     kept.append(beam)
                 else:
-                    finish(beam, float(np.exp(beam.log_prob)))
+                    finish(beam, beam.probability)
         return kept
 
-    def extend(before: list[int], i: int, log_prob: float, log_next: Floats, nodes: Ints, root: int) -> list[_Beam]:
+    def extend(before: list[int], i: int, probability: float, hung: _Hung) -> list[_Beam]:
         """The list before with each of its likeliest next segments; the others end here."""
-        share = _share(log_next)
-        order = np.argsort(-share, kind="stable")
+        order = np.argsort(-hung.shares, kind="stable")
         likely, others = order[:beams], order[beams:]
-        probability = float(np.exp(log_prob))
-        listed[i, others] += probability * share[others]
-        listed[i, before] += probability * float(share[others].sum())
-        above = trie.parents[trie.leaves]
+        listed[i, others] += probability * hung.shares[others]
+        listed[i, before] += probability * float(hung.shares[others].sum())
         return [
-            _Beam(i, log_prob + float(np.log(share[j])), [*before, int(j)], _at(nodes, above[j], root))
-            for j in likely
-            if share[j] > 0
-        ]  # fmt: skip
+            _Beam(i, probability * float(hung.shares[j]), [*before, int(j)], hung) for j in likely if hung.shares[j] > 0
+        ]
 
-    batch = _Batch(model, forest)
-    asked = []
-    for chain in chains:
-        end = batch.chain(chain, -1)
-        nodes: list[int] = []
-        for token in words.head:
-            nodes.append(batch.chain([token], nodes[-1] if nodes else end))
-        root = nodes[-1] if nodes else end
-        asked.append((_ask_found(batch, words, end, nodes), root, batch.tree(trie, root)))
-    answers = batch.run()
-    found = [_found(None if weighed is None else answers[weighed]) for weighed, _, _ in asked]
-    alive: list[_Beam] = []
-    for i, (_, root, (nodes_of, edges)) in enumerate(asked):
-        alive += extend([], i, 0.0, _leaf_log_probs(trie, answers[edges]), nodes_of, root)
-    alive = prune(alive)
-
+    opened = [words.opening(chain) for chain in chains]
+    hung = down([_Hang(-1, chain, asked=weighed) for chain, weighed, _ in opened])
+    found = [_found(h.asked) for h in hung]
+    alive = prune([beam for i, h in enumerate(hung) for beam in extend([], i, 1.0, h)])
     while alive:
-        batch = _Batch(model, forest)
-        asked_on = []
+        going = [beam for beam in alive if beam.items[-1] + 1 < count]
         for beam in alive:
-            leaf = int(trie.leaves[beam.items[-1]])
-            end = batch.chain([int(trie.tokens[leaf]), *words.tail], beam.parent)
-            weighed_on = batch.want([end, end], [words.stop[0], words.join[0]])
-            first = beam.items[-1] + 1
-            tree = None
-            root = end
-            if first < len(trie):
-                root = batch.chain(words.join, end)
-                tree = batch.tree(trie, root, first)
-            asked_on.append((beam, weighed_on, first, root, tree))
-        answers = batch.run()
+            if beam.items[-1] + 1 == count:
+                finish(beam, beam.probability)
+        hangs = []
+        for beam in going:
+            parent, tokens = beam.hung.path(beam.items[-1])
+            place = len(tokens) + len(words.tail) - 1
+            asked = [(place, words.stop[0]), (place, words.join[0])]
+            chain = tokens + words.tail + words.join
+            hangs.append(_Hang(parent, chain, beam.items[-1] + 1, beam.probability, asked))
         alive = []
-        for beam, weighed_on, first, root, tree in asked_on:
-            more = _found(answers[weighed_on]) if tree is not None else 0.0
-            probability = float(np.exp(beam.log_prob))
-            finish(beam, probability * (1.0 - more))
-            if tree is not None and more > 0:
-                log_next = _leaf_log_probs(trie, answers[tree[1]], first)
-                alive += extend(beam.items, beam.index, beam.log_prob + float(np.log(more)), log_next, tree[0], root)
+        for beam, h in zip(going, down(hangs) if hangs else [], strict=True):
+            more = _found(h.asked)
+            finish(beam, beam.probability * (1.0 - more))
+            alive += extend(beam.items, beam.index, beam.probability * more, h)
         alive = prune(alive)
 
     return [
@@ -741,10 +790,8 @@ def _runs(items: Sequence[int], touching: Sequence[bool]) -> list[tuple[int, int
 def choose(model: Model, prefix: Any, turn: str, answers: Sequence[str]) -> Floats:
     """The probability (n,) of each of some answers to a user turn, among these answers. None may begin another."""
     trie = Trie.of(encode(model.tokenizer, list(answers)))
-    batch = _Batch(model, model.forest(prefix))
-    end = batch.chain(continuation(model.tokenizer, model.prompts, turn).ids.tolist(), -1)
-    _, edges = batch.tree(trie, end)
-    return _share(_leaf_log_probs(trie, batch.run()[edges]))
+    chain = continuation(model.tokenizer, model.prompts, turn).ids.tolist()
+    return _descend(model, model.forest(prefix), trie, [_Hang(-1, chain)], 0.0)[0].shares
 
 
 def generate(model: Model, prefix: Any, turns: Sequence[str], max_tokens: int = 128) -> list[str]:

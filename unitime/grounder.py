@@ -345,11 +345,15 @@ class _Found:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A window to be looked at closely, and the probability that what is asked for lies in it."""
+    """A window to be looked at closely.
+
+    weight: the probability that what is asked for lies in it. mass: the probability of just this run of segments.
+    """
 
     start: float
     end: float
     weight: float
+    mass: float
 
 
 @dataclass(eq=False)
@@ -419,8 +423,8 @@ class _Search:
             if len(parts) > 1 and self.model.prompts.not_found is None:
                 candidates[query] = self._pooled(parts, answers, query)
             else:
-                found = [c for plan, a in zip(parts, answers, strict=True) for c in self._candidates(plan, a)]
-                candidates[query] = sorted(found, key=lambda c: -c.weight)[: self._most]
+                runs = [run for plan, a in zip(parts, answers, strict=True) for run in _runs(plan, a)]
+                candidates[query] = self._candidates(runs, (parts[0].start, parts[-1].end))
         close: dict[str, list[tuple[_Candidate, _Found]]] = {query: [] for query in queries}
         for candidate, asking in _by_window(candidates).items():
             found_here = self.fine(candidate, asking)
@@ -449,24 +453,31 @@ class _Search:
         texts = generate(self.model, prefix, [self.model.prompts.ask_when(query) for query in queries])
         return [CoarseAnswer.listing(parse_stamps(text), stamps, adjacent) for text in texts]
 
-    def _candidates(self, plan: FramePlan, answer: CoarseAnswer) -> list[_Candidate]:
-        """The likeliest runs of a pass, as windows; a run that lies within a likelier one is left out."""
-        kept: list[_Candidate] = []
-        for first, last, _ in answer.spans:
-            start, end = _extent(plan, first)[0], _extent(plan, last)[1]
-            if any(c.start <= start and end <= c.end for c in kept):
-                continue
-            weight = answer.found * float(answer.listed[first : last + 1].max())
-            kept.append(_Candidate(*self._widened(start, end, plan), weight))
-            if len(kept) == self._most:
-                break
-        return kept
+    def _candidates(self, runs: Sequence[_Candidate], window: Window) -> list[_Candidate]:
+        """The likeliest runs of segments as windows to look at, best first.
 
-    def _widened(self, start: float, end: float, plan: FramePlan) -> Window:
-        """A run with half a segment more on both sides, where one fine pass has room for it."""
+        Runs that overlap or touch are one where a fine pass has room for both; so is an event that crosses the border
+        of two parts. Where there is room, half a segment more is shown on either side.
+        """
         rule = self.model.rule
-        margin = min(rule.segment / 2, max(0.0, (rule.short_limit - (end - start)) / 2))
-        return max(start - margin, plan.start), min(end + margin, plan.end)
+        chosen: list[_Candidate] = []
+        for run in sorted(runs, key=lambda r: -r.mass):
+            touching = [c for c in chosen if run.start <= c.end and c.start <= run.end]
+            start = min(c.start for c in [run, *touching])
+            end = max(c.end for c in [run, *touching])
+            if touching and end - start <= rule.short_limit:
+                chosen[chosen.index(touching[0])] = replace(
+                    run, start=start, end=end, weight=max(c.weight for c in [run, *touching])
+                )  # fmt: skip
+                chosen = [c for c in chosen if c not in touching[1:]]
+            elif len(chosen) < self._most and not any(c.start <= run.start and run.end <= c.end for c in chosen):
+                chosen.append(run)
+        return [self._widened(c, window) for c in chosen]
+
+    def _widened(self, run: _Candidate, window: Window) -> _Candidate:
+        rule = self.model.rule
+        margin = min(rule.segment / 2, max(0.0, (rule.short_limit - (run.end - run.start)) / 2))
+        return replace(run, start=max(run.start - margin, window[0]), end=min(run.end + margin, window[1]))
 
     def _pooled(self, parts: Sequence[FramePlan], answers: Sequence[CoarseAnswer], query: str) -> list[_Candidate]:
         """Segments retrieved from all parts of a long video, shown together and retrieved from again."""
@@ -482,14 +493,12 @@ class _Search:
             ]),
         )  # fmt: skip
         answer = self._listed(prefix, pool.segment_stamps, [query], pool.adjacent)[0]
-        kept: list[_Candidate] = []
-        for first, last, _ in answer.spans[: self._most]:
-            plan, end_plan = parts[pool.members[first][0]], parts[pool.members[last][0]]
-            start, end = _extent(plan, pool.members[first][1])[0], _extent(end_plan, pool.members[last][1])[1]
+        runs = []
+        for first, last, mass in answer.spans:
+            (p, s), (q, r) = pool.members[first], pool.members[last]
             weight = answer.found * float(answer.listed[first : last + 1].max())
-            within = replace(plan, start=parts[0].start, end=parts[-1].end)
-            kept.append(_Candidate(*self._widened(start, end, within), weight))
-        return kept
+            runs.append(_Candidate(_extent(parts[p], s)[0], _extent(parts[q], r)[1], weight, mass))
+        return self._candidates(runs, (parts[0].start, parts[-1].end))
 
     def _merged(self, close: list[tuple[_Candidate, _Found]], coarse: list[tuple[float, float]]) -> _Found:
         """One answer out of fine passes over several windows."""
@@ -540,6 +549,17 @@ class _Pool:
         key = " ".join(f"{parts[p].key}:{s}" for p, s in kept)
         segments = list(zip([0, *ends[:-1]], ends, strict=True))
         return cls(kept, np.concatenate(times), parts[0].grid, segments, tuple(seen), adjacent, key)
+
+
+def _runs(plan: FramePlan, answer: CoarseAnswer) -> list[_Candidate]:
+    """The runs of segments of a pass as windows."""
+    return [
+        _Candidate(
+            _extent(plan, first)[0], _extent(plan, last)[1],
+            answer.found * float(answer.listed[first : last + 1].max()), answer.found * mass,
+        )
+        for first, last, mass in answer.spans
+    ]  # fmt: skip
 
 
 def _extent(plan: FramePlan, segment: int) -> Window:

@@ -89,7 +89,7 @@ def chain_log_prob(model: Any, prefix: Any, turn: str, text: str) -> float:
 
 
 def test_window_probabilities_equal_scoring_every_window_by_itself(tiny: Any, prefix: Any) -> None:
-    answer = ground_fine(tiny, prefix, STAMPS, ["a cat"], coverage=1.0)[0]
+    answer = ground_fine(tiny, prefix, STAMPS, ["a cat"], coverage=1.0, prune=0)[0]
     step = answer.steps[0]
     assert sorted(step.starts) == [0, 1, 2, 3]
     turn = tiny.prompts.ask_when("a cat")
@@ -104,11 +104,46 @@ def test_window_probabilities_equal_scoring_every_window_by_itself(tiny: Any, pr
             assert step.log_probs[row, end] == pytest.approx(chain_log_prob(tiny, prefix, turn, text), abs=1e-3)
 
 
+def shared(tiny: Any, prefix: Any, turn: str, before: str, texts: list[str]) -> np.ndarray:
+    """The probability of each text after ``before``, each character shared among those that some text has there."""
+    found = np.ones(len(texts))
+    for i, text in enumerate(texts):
+        for place in range(len(text)):
+            allowed = sorted({t[place] for t in texts if t[:place] == text[:place]})
+            scores = [chain_log_prob(tiny, prefix, turn, before + text[:place] + c) for c in allowed]
+            found[i] *= np.exp(scores[allowed.index(text[place])] - np.logaddexp.reduce(scores))
+    return found
+
+
+def test_probabilities_are_shared_among_the_stamps_token_by_token(tiny: Any, prefix: Any) -> None:
+    step = ground_fine(tiny, prefix, STAMPS, ["a cat"], coverage=1.0, prune=0)[0].steps[0]
+    turn = tiny.prompts.ask_when("a cat")
+    texts = [stamp(t) for t in STAMPS]
+    np.testing.assert_allclose(step.start_probs, shared(tiny, prefix, turn, "From ", texts), atol=1e-3)
+    for row, start in enumerate(step.starts):
+        wanted = shared(tiny, prefix, turn, f"From {texts[start]} seconds to ", texts[start:])
+        np.testing.assert_allclose(step.end_probs[row, start:], wanted, atol=1e-3)
+        assert not step.end_probs[row, :start].any()
+
+
 def test_window_probabilities_are_probabilities(tiny: Any, prefix: Any) -> None:
-    step = ground_fine(tiny, prefix, STAMPS, ["a cat"], coverage=1.0)[0].steps[0]
+    step = ground_fine(tiny, prefix, STAMPS, ["a cat"], coverage=1.0, prune=0)[0].steps[0]
     assert np.exp(step.log_probs).sum() <= 1
     assert step.probs.sum() == pytest.approx(1)
     assert (step.covered() <= 1).all()
+
+
+def test_pruning_loses_no_mass_and_moves_little(tiny: Any) -> None:
+    stamps = [t / 2 for t in range(1, 130)]
+    sure = FakeModel(tiny.tokenizer, Prompts(), "From 12.5 seconds to 31.0 seconds.", trust=0.8)
+    exact = ground_fine(sure, (), stamps, ["a cat"], starts=200, coverage=1.0, prune=0)[0].steps[0]
+    quick = ground_fine(sure, (), stamps, ["a cat"], starts=200, coverage=1.0, prune=0.01)[0].steps[0]
+    for step in (exact, quick):
+        assert step.probs.sum() == pytest.approx(1)
+        assert step.start_probs.sum() == pytest.approx(1)
+    assert exact.windows()[0][0].tolist() == quick.windows()[0][0].tolist() == [12.5, 31.0]
+    assert abs(exact.start_probs - quick.start_probs).max() < 0.01
+    assert quick.probs.max() == pytest.approx(exact.probs.max(), abs=0.01)
 
 
 def test_queries_asked_together_are_answered_as_alone(tiny: Any, prefix: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +181,7 @@ def test_several_windows_are_followed_while_the_model_goes_on(tiny: Any) -> None
     model = FakeModel(tiny.tokenizer, Prompts(), reply)
     answer = ground_fine(model, (), STAMPS, ["a cat"], several=True)[0]
     assert model.prompts.answer(answer.picks) == reply
-    assert [(m.start, m.end) for m in answer.moments(2)] == [(0.5, 1.5), (2.5, 10.5)]
+    assert sorted((m.start, m.end) for m in answer.moments(2)) == [(0.5, 1.5), (2.5, 10.5)]
     assert (answer.relevance() > 0.8).all()
     assert len(ground_fine(model, (), STAMPS, ["a cat"])[0].steps) == 1
 
@@ -181,7 +216,7 @@ def test_segments_are_listed_with_their_probabilities(tiny: Any) -> None:
     answer = ground_coarse(model, (), STAMPS, ["a cat"])[0]
     assert (answer.listed[[0, 1, 3]] > 0.8).all()
     assert answer.listed[2] < 0.2
-    assert [span[:2] for span in answer.spans[:2]] == [(0, 1), (3, 3)]
+    assert {span[:2] for span in answer.spans[:2]} == {(0, 1), (3, 3)}
     assert answer.found > 0.9
     split = ground_coarse(model, (), STAMPS, ["a cat"], adjacent=[False, True, True])[0]
     assert {span[:2] for span in split.spans[:3]} == {(0, 0), (1, 1), (3, 3)}
@@ -202,7 +237,7 @@ def test_listing_equals_weighing_every_list_by_itself(tiny: Any, prefix: Any) ->
 
     def follow(text: str, listed: list[int], probability: float) -> None:
         rest = range(listed[-1] + 1 if listed else 0, 3)
-        steps = share([score(text + stamp(stamps[j])) for j in rest])
+        steps = share([score(text + stamp(stamps[j])[0]) for j in rest])  # the first digit tells them apart
         for j, p in zip(rest, steps, strict=True):
             here = f"{text}{stamp(stamps[j])} seconds"
             more = share([score(here + "."), score(here + ",")])[1] if j < 2 else 0.0
@@ -212,7 +247,7 @@ def test_listing_equals_weighing_every_list_by_itself(tiny: Any, prefix: Any) ->
 
     follow("", [], 1.0)
     # ", " is one decision here and the comma alone is weighed there, as the stop is one token: the blank is certain
-    found = ground_coarse(tiny, prefix, stamps, ["a cat"], beams=8, least=0.0)[0]
+    found = ground_coarse(tiny, prefix, stamps, ["a cat"], beams=8, least=0.0, prune=0)[0]
     np.testing.assert_allclose(found.listed, wanted, atol=1e-3)
     pruned = ground_coarse(tiny, prefix, stamps, ["a cat"], beams=1)[0]
     assert (pruned.listed <= 1).all() and pruned.listed.sum() >= 1 - 1e-6
@@ -226,8 +261,7 @@ def test_choices_share_all_the_probability(tiny: Any, prefix: Any) -> None:
     answers = [tiny.prompts.chosen(i) for i in range(3)]
     turn = tiny.prompts.ask("who?", ["a", "b", "c"])
     found = choose(tiny, prefix, turn, answers)
-    scores = np.array([chain_log_prob(tiny, prefix, turn, a) for a in answers])
-    np.testing.assert_allclose(found, np.exp(scores) / np.exp(scores).sum(), atol=1e-3)
+    np.testing.assert_allclose(found, shared(tiny, prefix, turn, "", answers), atol=1e-3)
     assert choose(FakeModel(tiny.tokenizer, Prompts(), "(B)"), (), turn, answers).argmax() == 1
 
 
@@ -263,7 +297,7 @@ def test_a_trie_refuses_sequences_it_cannot_tell_apart() -> None:
     trie = Trie.of([[1, 2], [1, 3], [4]])
     assert trie.tokens.tolist() == [1, 2, 3, 4]
     assert trie.inner.tolist() == [True, False, False, False]
-    assert trie.last.tolist() == [1, 0, 1, 2]
+    assert trie.counts(np.array([0, 1, 2])).tolist() == [[2, 1, 1, 1], [1, 0, 1, 1], [0, 0, 0, 1]]
 
 
 def test_the_best_window_maximises_the_expected_hits() -> None:
@@ -287,3 +321,8 @@ def test_long_lists_of_stamps_stay_cheap(tiny: Any) -> None:
     trie = Trie.of(encode(tiny.tokenizer, [stamp(t + 0.5) for t in range(1000)]))
     assert trie.inner.sum() < 2200
     assert all(a < b for a, b in itertools.pairwise(trie.leaves))
+    model = FakeModel(tiny.tokenizer, Prompts(), "From 12.5 seconds to 31.5 seconds.")
+    forest = model.forest(())
+    model.forest = lambda prefix: forest
+    assert ground_fine(model, (), [t + 0.5 for t in range(1000)], ["x"])[0].picks == ((12.5, 31.5),)
+    assert len(forest) < 400  # and most of it is not looked into
