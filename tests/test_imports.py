@@ -24,14 +24,14 @@ def _imports(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("package", ["shots", "seedance", "cli"])
+@pytest.mark.parametrize("package", ["shots", "seedance", "unitime", "cli"])
 def test_importing_a_package_loads_nothing_heavy(package: str) -> None:
     code = f"import sys, {package}; print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("package", ["shots", "seedance"])
+@pytest.mark.parametrize("package", ["shots", "seedance", "unitime"])
 def test_every_public_name_resolves(package: str) -> None:
     module = __import__(package)
     for name in module.__all__:
@@ -40,7 +40,10 @@ def test_every_public_name_resolves(package: str) -> None:
         module.no_such_name  # noqa: B018
 
 
-@pytest.mark.parametrize(("package", "forbidden"), [("shots", {"seedance", "unitime"}), ("seedance", {"unitime"})])
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [("shots", {"seedance", "unitime"}), ("seedance", {"unitime"}), ("unitime", {"seedance"})],
+)
 def test_arrows_run_one_way(package: str, forbidden: set[str]) -> None:
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
@@ -55,7 +58,7 @@ def test_only_the_guard_imports_torchvision_and_transformers() -> None:
     guard = ROOT / "shots" / "runtime" / "vision.py"
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
-        for package in ("shots", "seedance")
+        for package in ("shots", "seedance", "unitime")
         for path in (ROOT / package).rglob("*.py")
         if path != guard
         for name in _imports(path)

@@ -6,8 +6,8 @@ Notable choices:
   apart (in a quarter of a second growth is less than a pixel). Its merged tokens, a 4 x 4 grid, must tell what stands
   in their cell; the same tokens shrunk to 2 x 2 (as a fine pass shows them) and to 1 x 1 (as a coarse pass does) must
   tell, for each of ten colours, whether an actor of that colour is there, of which shape, where and how large, what it
-  is doing and how it moves. Colours name actors on the stage; pairs of frames in which somebody changes colour, and
-  those after it, are left out.
+  is doing and how it moves. Colours name actors on the stage; pairs across a cut, pairs in which somebody changes
+  colour, and those after it, are left out.
 - All heads are linear, so that what they read lies open in the features, and are thrown away afterwards.
 - Light damage (brightness, contrast, noise, blur) stands for compression and resizing.
 """
@@ -58,10 +58,9 @@ class VisionRecipe:
 
 def build_tower(config: dict[str, Any]) -> nn.Module:
     """The vision transformer of Qwen2-VL in the given size."""
-    module = transformers()
-    from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel as Tower
-
-    tower = Tower(module.models.qwen2_vl.configuration_qwen2_vl.Qwen2VLVisionConfig(**config))
+    family = transformers().models.qwen2_vl
+    config_of = family.configuration_qwen2_vl.Qwen2VLVisionConfig(**config)
+    tower = family.modeling_qwen2_vl.Qwen2VisionTransformerPretrainedModel(config_of)
     with torch.no_grad():  # a third of the patches' filters begin as differences of the two frames: what moves is small
         filters = tower.patch_embed.proj.weight[: config["embed_dim"] // 3]  # (C / 3, 3, 2, patch, patch)
         filters[:, :, 0].mul_(3.0)
@@ -85,7 +84,8 @@ class Units:
         self.cast = torch.stack([scene.cast for scene in scenes])  # (S, 3, 4)
         lengths = torch.tensor([len(scene.frames) for scene in scenes])
         self.scene = torch.repeat_interleave(torch.arange(len(scenes)), lengths)  # (F,)
-        fit = self.scene[:-GAP] == self.scene[GAP:]
+        shot = torch.cat([_shots(scene) for scene in scenes]) + 1000 * self.scene  # (F,)
+        fit = shot[:-GAP] == shot[GAP:]  # what moves between two shots is nobody's movement
         told = torch.cat([_true_to_colour(scene) for scene in scenes])
         pairs = (fit & told[:-GAP] & told[GAP:]).nonzero()[:, 0]
         self.kept, self.free = pairs[self.scene[pairs] < held_out], pairs[self.scene[pairs] >= held_out]
@@ -116,6 +116,12 @@ def _true_to_colour(scene: Scene) -> Tensor:
         first, last = round(start * FPS), round(end * FPS)
         true[first:last] = ~(doing[first:last].any(1).cummax(0).values)
     return true
+
+
+def _shots(scene: Scene) -> Tensor:
+    """(F,) the shot of every frame."""
+    edges = torch.tensor([round(start * FPS) for start, _, _ in scene.told.shots[1:]])
+    return torch.bucketize(torch.arange(len(scene.frames)), edges, right=True)
 
 
 def patches(frames: Tensor, patch: int = 8, merge: int = 2) -> Tensor:
@@ -152,15 +158,14 @@ def run_tower(tower: Any, rows: Tensor, units: int) -> Tensor:
 
     The tower's own forward pass takes the units one by one; they are all of one size here, so one batch does.
     """
-    from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
-
+    rotate = transformers().models.qwen2_vl.modeling_qwen2_vl.apply_rotary_pos_emb_vision
     side = 2 * CELLS
     x = F.linear(rows, tower.patch_embed.proj.weight.flatten(1)).view(units, side * side, -1)  # (N, 64, C)
     cos, sin = positions(tower, side)  # (64, d)
     for block in tower.blocks:
         attention, y = block.attn, block.norm1(x)
         q, k, v = attention.qkv(y).view(units, side * side, 3, attention.num_heads, -1).unbind(2)  # (N, 64, h, d)
-        q, k = apply_rotary_pos_emb_vision(q, k, cos, sin)
+        q, k = rotate(q, k, cos, sin)
         q, k, v = (z.transpose(1, 2).to(x.dtype) for z in (q, k, v))  # (N, h, 64, d)
         weights = (q @ k.transpose(2, 3) * attention.scaling).softmax(-1)
         x = x + attention.proj((weights @ v).transpose(1, 2).reshape(units, side * side, -1))
@@ -170,9 +175,8 @@ def run_tower(tower: Any, rows: Tensor, units: int) -> Tensor:
 
 def positions(tower: Any, side: int) -> tuple[Tensor, Tensor]:
     """Rotary cosines and sines (side^2, d) of one unit, as the tower's forward pass has them."""
-    from transformers.models.qwen2_vl.modeling_qwen2_vl import get_vision_position_ids
-
-    ids = get_vision_position_ids(torch.tensor([[1, side, side]]), tower.spatial_merge_size, kwargs={})
+    place = transformers().models.qwen2_vl.modeling_qwen2_vl.get_vision_position_ids
+    ids = place(torch.tensor([[1, side, side]]), tower.spatial_merge_size, kwargs={})
     cos, sin = tower.rotary_pos_emb(torch.zeros(side * side, 1), ids)
     return cos, sin
 
