@@ -60,6 +60,8 @@ class MovingAverage:
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Move towards the module's weights after optimizer step `step` (from 0); early steps move faster."""
+        if not self.shadow:  # of an empty module, where nothing is to be averaged
+            return
         decay = min(self.decay, (1 + step) / (10 + step))
         live = [parameter.detach().float() for _, parameter in module.named_parameters()]
         torch._foreach_lerp_(list(self.shadow.values()), live, 1 - decay)

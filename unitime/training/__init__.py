@@ -1,8 +1,8 @@
 """Training of grounding models: `train("unitime-nano", ["text.loop.time_budget=60"])` runs a recipe.
 
 `scenes` draws and annotates what is trained on, `vision` trains nano's vision tower on dense labels, `nano` builds the
-nano model and its tokenizer and caches features, `text` trains a language model on packed queries. `adapt` trains LoRA
-adapters of large models on benchmarks' files.
+nano model and its tokenizer and caches features, `text` trains a language model on packed queries. `adapt` trains any
+checkpoint on benchmarks' files: `lessons` makes the sequences, `lora` the adapters of a large model.
 
 Notable choice: nothing that decodes video or serves pages is imported on this path, `adapt` apart: its data are videos.
 """
@@ -17,8 +17,10 @@ from typing import Any
 from unitime.errors import UniTimeError
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
-TASKS = ("scenes", "vision", "nano", "text", "grounding-steps")
-_CLOCKS = {"scenes": "time_budget", "vision": "loop.time_budget", "text": "loop.time_budget"}
+TASKS = ("scenes", "vision", "nano", "text", "adapt", "grounding-steps")
+_CLOCKS = {
+    "scenes": "time_budget", "vision": "loop.time_budget", "text": "loop.time_budget", "adapt": "loop.time_budget",
+}  # fmt: skip
 
 
 def train(recipe_path: str | Path, overrides: Iterable[str] = (), time_budget: float | None = None) -> Any:
@@ -55,6 +57,10 @@ def train(recipe_path: str | Path, overrides: Iterable[str] = (), time_budget: f
         from unitime.training.text import TextRecipe
 
         return train_text(build(TextRecipe, recipe))
+    if task == "adapt":
+        from unitime.training.adapt import AdaptRecipe, train_adapt
+
+        return train_adapt(build(AdaptRecipe, recipe))
     if task == "grounding-steps":
         steps = recipe.get("steps")
         if not isinstance(steps, list) or not steps or not all(isinstance(s, str) and s.split() for s in steps):
