@@ -217,7 +217,7 @@ def _evaluate_arguments(parser: Parser) -> None:
     parser.add_argument("--model", metavar="NAME|DIR|HUB-ID", help="default: seedance-nano; of grounding: unitime-nano")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N of each set, for a quick look")
     parser.add_argument("--seed", type=int, default=0, help="of the first film (default: 0)")
-    grounding = parser.add_argument_group("grounding, on a benchmark")
+    grounding = parser.add_argument_group("grounding, on a benchmark (without these, on the stage's held-out videos)")
     grounding.add_argument("--annotations", type=Path, metavar="FILE", help="the benchmark's own file")
     grounding.add_argument("--videos", type=Path, metavar="DIR", help="folder of its videos")
     grounding.add_argument(
@@ -231,9 +231,15 @@ def _evaluate_arguments(parser: Parser) -> None:
 def _evaluate_grounding(arguments: argparse.Namespace) -> None:
     from unitime.evaluation import evaluate_grounding
 
-    if arguments.annotations is None or arguments.videos is None:
-        raise UniTimeError("evaluate grounding: --annotations FILE and --videos DIR are needed")
     arguments.model = arguments.model or "unitime-nano"
+    if arguments.annotations is None and arguments.videos is None:
+        from unitime.suites import evaluate_stage
+
+        report = evaluate_stage(_grounder(arguments), arguments.limit, _reporter())
+        _print(arguments, report, "\n".join(_lines(report)))
+        return
+    if arguments.annotations is None or arguments.videos is None:
+        raise UniTimeError("evaluate grounding: give --annotations FILE and --videos DIR, or neither for the stage")
     name = arguments.model if arguments.adapter is None else f"{arguments.model} with {arguments.adapter}"
     run = evaluate_grounding(
         lambda: _grounder(arguments), arguments.annotations, arguments.videos, arguments.output,

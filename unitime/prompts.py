@@ -28,7 +28,8 @@ class Prompts:
     """The strings of one model. Placeholders stand in braces; each is listed with its field.
 
     Attributes:
-        marker: before each unit or segment; ``{t}`` is the stamp.
+        marker: before each unit or segment; ``{t}`` is the stamp. Empty: no times are shown, and only positions
+            tell them, the ablation of the paper's main claim.
         fine: instruction after the video of a fine pass.
         coarse: instruction after the video of a coarse pass.
         answering: instruction after the video where a question is to be answered or a caption written; None takes
@@ -71,7 +72,7 @@ class Prompts:
 
     def __post_init__(self) -> None:
         holes = {
-            "marker": ("{t}",),
+            "marker": ("{t}",) if self.marker else (),
             "query": ("{query}",),
             "window": ("{start}", "{end}"),
             "segment": ("{t}",),

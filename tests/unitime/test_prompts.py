@@ -54,6 +54,7 @@ def test_prompts_survive_as_a_record_and_wrong_ones_are_named() -> None:
     assert Prompts(answering=None).instruction("answering") == Prompts().fine
     with pytest.raises(UniTimeError, match="markers"):
         Prompts.from_dict({"markers": "{t}"})
+    assert Prompts(marker="").mark(3.0) == ""
     with pytest.raises(UniTimeError, match=r"prompts\.marker"):
         Prompts(marker="no stamp")
     with pytest.raises(UniTimeError, match=r"prompts\.window"):

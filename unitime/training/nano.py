@@ -192,14 +192,16 @@ def cache_features(tower: Any, shard: Path, target: Path, chunk: int = 256) -> N
     save_file({"features": torch.cat(features), "lengths": torch.tensor(lengths)}, target)
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path, extra: dict[str, Any] | None = None) -> None:
+def save_model(
+    model: Any, tokenizer: Any, folder: Path, extra: dict[str, Any] | None = None, prompts: Prompts = PROMPTS
+) -> None:
     """The folder that `unitime.UniTime.from_pretrained` reads: weights in bf16, configuration, tokenizer, prompts."""
     import copy
 
     folder.mkdir(parents=True, exist_ok=True)
     copy.deepcopy(model).bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    record = {"prompts": PROMPTS.to_dict(), "rule": asdict(RULE), **(extra or {})}
+    record = {"prompts": prompts.to_dict(), "rule": asdict(RULE), **(extra or {})}
     (folder / "unitime.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
@@ -253,7 +255,7 @@ def train_text(recipe: TextRecipe) -> Path:
     )  # fmt: skip
     average.copy_to(trained)
     extra = {key: value for key, value in record.items() if key not in ("prompts", "rule")}
-    save_model(model, tokenizer, recipe.out / "model", extra=extra)
+    save_model(model, tokenizer, recipe.out / "model", extra, asker.prompts)
     return recipe.out / "model"
 
 

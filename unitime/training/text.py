@@ -20,7 +20,7 @@ import json
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,8 @@ class Asker:
         recipe: TextRecipe, family: str = "qwen2_vl",
     ) -> None:  # fmt: skip
         self.told, self.features, self.first = told, features, first
-        self.tokenizer, self.prompts, self.recipe, self.family = tokenizer, prompts, recipe, family
+        self.tokenizer, self.recipe, self.family = tokenizer, recipe, family
+        self.prompts = prompts if recipe.stamps else replace(prompts, marker="")
 
     def item(self, rng: random.Random, share: float, scenes: Sequence[int]) -> Item:
         """A random sample from the given scenes; `share` of the run is behind us."""
@@ -134,7 +135,11 @@ class Asker:
         if not len(picks):
             picks = np.array([min(begin, rows - 1)])
         centres: NDArray[np.float64] = ((picks + GAP / 2) / FPS).astype(np.float64)
-        shift = rng.uniform(0, 560) if rng.random() < 0.5 else rng.uniform(0, 0.3) - start
+        shift = rng.uniform(0, 0.3) - start
+        if not self.recipe.stamps:  # positions alone can only tell the time since the first frame
+            shift = UNIT_SECONDS / 2 - centres[0]
+        elif rng.random() < 0.5:
+            shift = rng.uniform(0, 560)
         stamps = np.round(centres + shift, 1)
         cut = (centres[0] - 0.25, centres[-1] + 0.25)
         plan = ShownPlan(
@@ -206,7 +211,7 @@ class Asker:
             rows.append(self.first[picked[place]] + min(max(round((t - offsets[place]) * FPS - GAP / 2), 0), count - 1))
         size = max(1, round(self.recipe.segment / seconds))
         segments = [(i, min(i + size, len(centres))) for i in range(0, len(centres), size)]
-        shift = rng.uniform(0, 600 - min(duration, 599)) if rng.random() < 0.3 else 0.0
+        shift = rng.uniform(0, 600 - min(duration, 599)) if self.recipe.stamps and rng.random() < 0.3 else 0.0
         stamps = [round(float(centres[i]) + shift, 1) for i, _ in segments]
         plan = ShownPlan("coarse", np.stack([centres, centres], 1), (1, 1), segments, stamps)
         turns, relevant = [], []
