@@ -306,9 +306,11 @@ def _lines(result: dict[str, Any], path: str = "") -> list[str]:
 
 
 def _models(arguments: argparse.Namespace) -> None:
-    from seedance.models import shipped_models
+    from seedance.pipeline import SHIPPED as FILMS
+    from shots.runtime.shipped import shipped_models
+    from unitime.model import SHIPPED as GROUNDERS
 
-    found = shipped_models()
+    found = shipped_models(FILMS | GROUNDERS)
     _print(arguments, {"models": [model.to_dict() for model in found]}, "\n".join(map(str, found)))
 
 

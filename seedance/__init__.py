@@ -3,10 +3,10 @@
     film = seedance.Seedance.from_pretrained("seedance-nano")("A red cube jumps. [cut] A blue sphere spins.", seed=1)
     film.save("film.mp4")
 
-`api` takes requests, `pipeline` turns a script into a film and holds the model folder, `models` lists what ships. The
-parts: `text` encodes words, `conditioning` puts every task into one form, `dit` is the transformer with the positions
-of `rope` and the widths of `mup`, `flow` is what it learns, `samplers` draw by it, `vae` and `shapes` go between
-pixels and latents. `evaluation` measures, `coordinates` checks muP, `training` makes the weights; `recipes`,
+`api` takes requests, `pipeline` turns a script into a film and holds the model folder. The parts: `text` encodes
+words, `conditioning` puts every task into one form, `dit` is the transformer with the positions of `rope` and the
+widths of `mup`, `flow` is what it learns, `samplers` draw by it, `vae` and `shapes` go between pixels and latents.
+`evaluation` measures, `coordinates` checks muP, `training` makes the weights; `recipes`,
 `suites`, `examples` and `nano`, the shipped model, are files.
 
 Notable choice: public names are looked up on first use, so `import seedance` loads no torch.

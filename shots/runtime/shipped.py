@@ -1,14 +1,13 @@
-"""The models that ship with the package, from their files alone."""
+"""The models that ship with the packages, from their files alone."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors
-
-from seedance.pipeline import SHIPPED
 
 
 @dataclass(frozen=True)
@@ -30,10 +29,10 @@ class ShippedModel:
         return f"{self.name}  {self.parameters / 1e6:.1f} M parameters, {self.size / 1e6:.1f} MB  {self.path}"
 
 
-def shipped_models() -> list[ShippedModel]:
-    """Every model that `--model` knows by name."""
+def shipped_models(shipped: Mapping[str, Path]) -> list[ShippedModel]:
+    """Every model that `--model` knows by name; `shipped` says where each lies."""
     found = []
-    for name, folder in SHIPPED.items():
+    for name, folder in shipped.items():
         files = sorted(folder.rglob("*.safetensors"))
         found.append(ShippedModel(name, folder, sum(map(_numbers, files)), sum(file.stat().st_size for file in files)))
     return found
