@@ -494,8 +494,8 @@ def ground_fine(
     queries: Sequence[str],
     *,
     several: bool = False,
-    starts: int = 16,
-    coverage: float = 0.97,
+    starts: int = 12,
+    coverage: float = 0.95,
     prune: float = PRUNE,
 ) -> list[FineAnswer]:
     """The distribution of each query's windows over the stamps of a fine prefix.

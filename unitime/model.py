@@ -62,6 +62,8 @@ _ASIDE = ("dtype", "architectures", "transformers_version")  # of a configuratio
 
 VISION_PATCHES = 8192  # patches that the vision tower sees at once
 GROWN_TOKENS = 2048  # tokens grown in one forward
+SPREAD_BYTES = 16 << 20  # prefixes up to this size are copied for every tree that grows on them
+SMALL_BYTES = 100 << 20  # weights of a model that is run in float32 on the CPU
 LOGIT_ROWS = 256  # rows of next-token logits held at once (0.15 GB of float32 for a vocabulary of 152 k)
 
 
@@ -150,31 +152,47 @@ class _Grown:
 
     def __init__(self, prefix: Prefix) -> None:
         self.prefix = prefix
-        empty = prefix.keys[0][:, :, :0]
+        empty = prefix.keys[0][:0, :, :0]
         self.keys = [empty] * len(prefix.keys)
         self.values = [empty] * len(prefix.keys)
 
+    def widen(self, rows: int) -> None:
+        """Makes room for more rows; what they lack is never looked at."""
+        more = rows - self.keys[0].shape[0]
+        if more:
+            self.keys = [F.pad(t, (0, 0, 0, 0, 0, 0, 0, more)) for t in self.keys]
+            self.values = [F.pad(t, (0, 0, 0, 0, 0, 0, 0, more)) for t in self.values]
+
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        self.keys[layer] = torch.cat([self.keys[layer], keys], dim=2)
+        self.keys[layer] = torch.cat([self.keys[layer], keys], dim=2)  # (R, heads, T, d)
         self.values[layer] = torch.cat([self.values[layer], values], dim=2)
+        whole = (keys.shape[0], -1, -1, -1)
         return (
-            torch.cat([self.prefix.keys[layer], self.keys[layer]], dim=2),
-            torch.cat([self.prefix.values[layer], self.values[layer]], dim=2),
+            torch.cat([self.prefix.keys[layer].expand(whole), self.keys[layer]], dim=2),
+            torch.cat([self.prefix.values[layer].expand(whole), self.values[layer]], dim=2),
         )
 
 
 class Forest:
-    """Tokens grown on a prefix: each sees the prefix, its ancestors and itself. Made by ``model.forest(prefix)``."""
+    """Tokens grown on a prefix: each sees the prefix, its ancestors and itself. Made by ``model.forest(prefix)``.
+
+    Where the prefix is small every tree is a row of a batch of its own, so that no time goes into masking trees from
+    each other; copies of a large prefix would cost more than that, and all trees are one row.
+    """
 
     def __init__(self, model: VisionLanguageModel, prefix: Prefix) -> None:
         self.model = model
         self.prefix = prefix
-        self.depths: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self._ancestors: NDArray[np.bool_] = np.zeros((0, 0), dtype=bool)
+        self.spread = prefix.nbytes <= SPREAD_BYTES
+        self._depths: list[int] = []
+        self._rows: list[int] = []
+        self._slots: list[int] = []  # within a row
+        self._count = 0 if self.spread else 1  # rows
+        self._ancestors: NDArray[np.bool_] = np.zeros((self._count, 0, 0), dtype=bool)  # (R, T, T)
         self._cache = _Grown(prefix)
 
     def __len__(self) -> int:
-        return len(self.depths)
+        return len(self._depths)
 
     def grow(self, ids: Sequence[int], parents: Sequence[int]) -> Tensor:
         """Adds nodes and returns their last hidden states (n, D); :meth:`VisionLanguageModel.log_probs` reads them.
@@ -190,27 +208,44 @@ class Forest:
 
     @torch.no_grad()
     def _grow(self, ids: Sequence[int], parents: Sequence[int]) -> Tensor:
-        old, new = len(self.depths), len(ids)
-        above = np.asarray(parents, dtype=np.int64)
-        self.depths = np.concatenate([self.depths, np.zeros(new, dtype=np.int64)])
-        for node, parent in enumerate(parents, start=old):
+        old, slots = len(self), self._ancestors.shape[1]
+        used: dict[int, int] = {}
+        for parent in parents:
             if parent >= 0:
-                self.depths[node] = self.depths[parent] + 1
-        ancestors = np.zeros((old + new, old + new), dtype=bool)
-        ancestors[:old, :old] = self._ancestors
-        diagonal = np.arange(old, old + new)
-        ancestors[diagonal, diagonal] = True
-        depths = self.depths[old:]
-        for depth in np.unique(depths):
-            nodes = np.flatnonzero((depths == depth) & (above >= 0))
-            ancestors[old + nodes] |= ancestors[above[nodes]]
+                place = self._rows[parent]
+            elif self.spread:
+                place, self._count = self._count, self._count + 1
+            else:
+                place = 0
+            self._rows.append(place)
+            self._depths.append(self._depths[parent] + 1 if parent >= 0 else 0)
+            self._slots.append(slots + used.get(place, 0))
+            used[place] = used.get(place, 0) + 1
+        new = max(used.values())
+        row, slot, depth = (np.asarray(part[old:]) for part in (self._rows, self._slots, self._depths))
+
+        ancestors = np.zeros((self._count, slots + new, slots + new), dtype=bool)
+        ancestors[: len(self._ancestors), :slots, :slots] = self._ancestors
+        ancestors[row, slot, slot] = True
+        above = np.asarray(parents, dtype=np.int64)
+        over = np.asarray(self._slots)[above]
+        for level in np.unique(depth[above >= 0]):
+            nodes = np.flatnonzero((depth == level) & (above >= 0))
+            ancestors[row[nodes], slot[nodes]] |= ancestors[row[nodes], over[nodes]]
         self._ancestors = ancestors
-        seen = np.ones((new, len(self.prefix) + old + new), dtype=bool)
-        seen[:, len(self.prefix) :] = ancestors[old:]
-        positions = torch.from_numpy(depths + self.prefix.next_position).expand(3, 1, -1)  # (3, 1, n)
-        return self.model.run(
-            self.model.embed(torch.as_tensor(ids)[None]), positions, torch.from_numpy(seen)[None, None], self._cache
-        )[0]
+
+        seen = np.ones((self._count, 1, new, len(self.prefix) + slots + new), dtype=bool)  # (R, 1, n, K)
+        seen[:, 0, :, len(self.prefix) :] = ancestors[:, slots:]
+        tokens = torch.zeros(self._count, new, dtype=torch.int64)
+        positions = torch.zeros(self._count, new, dtype=torch.int64)
+        tokens[row, slot - slots] = torch.as_tensor(ids)
+        positions[row, slot - slots] = torch.from_numpy(depth)
+        self._cache.widen(self._count)
+        hidden = self.model.run(
+            self.model.embed(tokens), (positions + self.prefix.next_position).expand(3, -1, -1), torch.from_numpy(seen),
+            self._cache,
+        )  # fmt: skip
+        return hidden[row, slot - slots]  # (n, D)
 
 
 class VisionLanguageModel:
@@ -288,7 +323,7 @@ class VisionLanguageModel:
         try:
             folder = resolve(name_or_path, SHIPPED, revision)
             where = pick_device(device)
-            kind, reason = pick_dtype(where, dtype)
+            kind, reason = _dtype(folder, where, dtype)
             extra = None if adapter is None else resolve(adapter, {}, None)
         except ShotsError as error:
             raise UniTimeError(str(error)) from error
@@ -553,6 +588,14 @@ def _family(kind: Any) -> str:
     if kind not in FAMILIES:
         raise UniTimeError(f"model: its type is {kind!r}; one of {', '.join(FAMILIES)} is needed")
     return str(kind)
+
+
+def _dtype(folder: Path, device: torch.device, requested: str | None) -> tuple[torch.dtype, str]:
+    """As `shots.runtime.device` picks it, but float32 for a small model on the CPU."""
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if requested is None and device.type == "cpu" and size <= SMALL_BYTES:
+        return torch.float32, "at this size fp32 costs no time on the CPU"
+    return pick_dtype(device, requested)
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -134,7 +134,12 @@ def test_coarse_blocks_equal_the_forward_of_transformers_at_our_positions(tiny: 
     torch.testing.assert_close(grow_chain(tiny, prefix, tail.tolist()), wanted, atol=2e-4, rtol=1e-3)
 
 
-def test_packed_questions_equal_one_by_one_and_leave_the_prefix_as_it_was(tiny: Any) -> None:
+@pytest.mark.parametrize("spread", [0, 1 << 30])
+def test_packed_questions_equal_one_by_one_and_leave_the_prefix_as_it_was(
+    tiny: Any, spread: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As trees of one row, and as rows of their own."""
+    monkeypatch.setattr("unitime.model.SPREAD_BYTES", spread)
     _, _, prefix = video(tiny)
     before = [t.clone() for t in (*prefix.keys, *prefix.values)]
     texts = encode(tiny.tokenizer, ["a cat", "two dogs run", "x"])
@@ -151,14 +156,19 @@ def test_packed_questions_equal_one_by_one_and_leave_the_prefix_as_it_was(tiny: 
     assert len(prefix) == before[0].shape[2]
 
 
-def test_a_tree_gives_every_path_what_the_path_alone_gives(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("spread", [0, 1 << 30])
+def test_a_tree_gives_every_path_what_the_path_alone_gives(
+    tiny: Any, spread: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unitime.model.SPREAD_BYTES", spread)
     _, _, prefix = video(tiny)
     forest = tiny.forest(prefix)
     first = forest.grow([10, 11, 12], [-1, 0, 0])  # 10 - {11, 12}
     monkeypatch.setattr("unitime.model.GROWN_TOKENS", 2)  # and growth in parts changes nothing
-    second = forest.grow([13, 14, 15], [1, 2, 4])  # 10 11 13; 10 12 14 15
+    second = forest.grow([13, 14, 15, 16, 17], [1, 2, 4, -1, 6])  # 10 11 13; 10 12 14 15; 16 17
     with torch.no_grad():
         found = tiny.net.lm_head(torch.cat([first, second]))
+    torch.testing.assert_close(found[[6, 7]], grow_chain(tiny, prefix, [16, 17]), atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(found[[0, 1, 3]], grow_chain(tiny, prefix, [10, 11, 13]), atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(found[[0, 2, 4, 5]], grow_chain(tiny, prefix, [10, 12, 14, 15]), atol=1e-4, rtol=1e-3)
 
