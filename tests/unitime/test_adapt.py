@@ -418,6 +418,22 @@ def test_batches_are_the_same_for_the_same_number_and_every_epoch_holds_all(tiny
         assert len({str(ids) for ids in epoch}) == 3
 
 
+def test_the_stages_annotations_are_trained_on_and_what_cannot_be_said_is_counted(
+    tiny_models: Any, videos: Path, tmp_path: Path
+) -> None:
+    tiny = tiny_models["qwen2_vl"]
+    model = VisionLanguageModel(tiny.net, tiny.tokenizer, rule=FrameRule(**RULE))
+    event = {"query": "when does the cube jump?", "actor": "cube", "action": "jump", "start": 1.6, "end": 3.2}
+    (tmp_path / "red.json").write_text(json.dumps({"duration": 6.0, "fps": 4, "shots": [], "events": [event]}))
+    said: list[dict[str, Any]] = []
+    sources = [Source(tmp_path, videos), Source(videos / "asked.jsonl", videos)]
+    red, blue = survey(sources, model, LessonConfig(), 0, lambda **fields: said.append(fields))
+    assert red.video.name == "red.mp4" and len(red.asks) == 3 and len(blue.asks) == 2
+    assert red.asks[0] == ("Query:when does the cube jump?\nAnswer: ", "From 1.5 seconds to 3.5 seconds.")
+    assert [row["format"] for row in said[:2]] == ["stage", "qvhighlights"]
+    assert said[-1]["never_happens_unsayable"] == 1  # published prompts have no sentence for it
+
+
 def test_files_without_anything_to_train_on_are_refused(tiny_models: Any, videos: Path, tmp_path: Path) -> None:
     with pytest.raises(UniTimeError, match="no query of these files"):
         survey([Source(videos / "asked.jsonl", tmp_path)], tiny_models["qwen2_vl"], LessonConfig(), 0, untold)
