@@ -40,7 +40,7 @@ class FakeModel:
     """A language model over bytes that says ``reply`` with probability ``trust`` a token, and else anything."""
 
     def __init__(self, tokenizer: Any, prompts: Prompts, reply: str, trust: float = 0.9) -> None:
-        self.tokenizer, self.prompts, self.trust = tokenizer, prompts, trust
+        self.tokenizer, self.prompts, self.trust, self.size = tokenizer, prompts, trust, 264
         self.reply = encode(tokenizer, [reply + prompts.footer])[0]
         self.header = encode(tokenizer, [prompts.header.replace("{role}", "assistant")])[0]
 
@@ -48,7 +48,7 @@ class FakeModel:
         return FakeForest()
 
     def probabilities(self, path: tuple[int, ...]) -> np.ndarray:
-        noise = np.random.default_rng(zlib.crc32(np.asarray(path).tobytes())).random(264)
+        noise = np.random.default_rng(zlib.crc32(np.asarray(path).tobytes())).random(self.size)
         noise /= noise.sum()
         n = len(self.header)
         said = next(path[i + n :] for i in range(len(path)) if list(path[i : i + n]) == self.header)
@@ -63,6 +63,12 @@ class FakeModel:
 
     def best(self, hidden: Any) -> list[int]:
         return [int(self.probabilities(path).argmax()) for path in hidden]
+
+
+@pytest.fixture(scope="module")
+def words(tiny_models: Any) -> Any:
+    """The tokenizer of bytes."""
+    return tiny_models["qwen2_vl"].tokenizer
 
 
 @pytest.fixture
@@ -133,9 +139,9 @@ def test_window_probabilities_are_probabilities(tiny: Any, prefix: Any) -> None:
     assert (step.covered() <= 1).all()
 
 
-def test_pruning_loses_no_mass_and_moves_little(tiny: Any) -> None:
+def test_pruning_loses_no_mass_and_moves_little(words: Any) -> None:
     stamps = [t / 2 for t in range(1, 130)]
-    sure = FakeModel(tiny.tokenizer, Prompts(), "From 12.5 seconds to 31.0 seconds.", trust=0.8)
+    sure = FakeModel(words, Prompts(), "From 12.5 seconds to 31.0 seconds.", trust=0.8)
     exact = ground_fine(sure, (), stamps, ["a cat"], starts=200, coverage=1.0, prune=0)[0].steps[0]
     quick = ground_fine(sure, (), stamps, ["a cat"], starts=200, coverage=1.0, prune=0.01)[0].steps[0]
     for step in (exact, quick):
@@ -166,8 +172,8 @@ def test_answers_are_always_among_the_stamps_and_always_parse(tiny: Any, prefix:
 
 
 @pytest.mark.parametrize("reply", ["From 1.5 seconds to 10.5 seconds.", "From 2.5 seconds to 2.5 seconds."])
-def test_the_constrained_answer_is_the_greedy_one_where_that_is_valid(tiny: Any, reply: str) -> None:
-    model = FakeModel(tiny.tokenizer, Prompts(), reply)
+def test_the_constrained_answer_is_the_greedy_one_where_that_is_valid(words: Any, reply: str) -> None:
+    model = FakeModel(words, Prompts(), reply)
     turn = model.prompts.ask_when("a cat")
     assert generate(model, (), [turn]) == [reply]
     answer = ground_fine(model, (), STAMPS, ["a cat"])[0]
@@ -176,9 +182,9 @@ def test_the_constrained_answer_is_the_greedy_one_where_that_is_valid(tiny: Any,
     assert answer.moments()[0].score > 0.9
 
 
-def test_several_windows_are_followed_while_the_model_goes_on(tiny: Any) -> None:
+def test_several_windows_are_followed_while_the_model_goes_on(words: Any) -> None:
     reply = "From 0.5 seconds to 1.5 seconds, from 2.5 seconds to 10.5 seconds."
-    model = FakeModel(tiny.tokenizer, Prompts(), reply)
+    model = FakeModel(words, Prompts(), reply)
     answer = ground_fine(model, (), STAMPS, ["a cat"], several=True)[0]
     assert model.prompts.answer(answer.picks) == reply
     assert sorted((m.start, m.end) for m in answer.moments(2)) == [(0.5, 1.5), (2.5, 10.5)]
@@ -186,10 +192,10 @@ def test_several_windows_are_followed_while_the_model_goes_on(tiny: Any) -> None
     assert len(ground_fine(model, (), STAMPS, ["a cat"])[0].steps) == 1
 
 
-def test_not_found_is_weighed_against_the_first_word(tiny: Any) -> None:
-    absent = FakeModel(tiny.tokenizer, NOT_FOUND, "Not found.")
-    present = FakeModel(tiny.tokenizer, NOT_FOUND, "From 0.5 seconds to 1.5 seconds.")
-    unable = FakeModel(tiny.tokenizer, Prompts(), "Not found.")
+def test_not_found_is_weighed_against_the_first_word(words: Any) -> None:
+    absent = FakeModel(words, NOT_FOUND, "Not found.")
+    present = FakeModel(words, NOT_FOUND, "From 0.5 seconds to 1.5 seconds.")
+    unable = FakeModel(words, Prompts(), "Not found.")
     assert ground_fine(absent, (), STAMPS, ["a cat"])[0].found < 0.05
     assert ground_fine(present, (), STAMPS, ["a cat"])[0].found > 0.95
     assert ground_fine(unable, (), STAMPS, ["a cat"])[0].found == 1
@@ -197,22 +203,22 @@ def test_not_found_is_weighed_against_the_first_word(tiny: Any) -> None:
 
 
 @pytest.mark.parametrize("nothing", ["Fine, no.", "From nowhere."])
-def test_not_found_may_begin_like_an_answer(tiny: Any, nothing: str) -> None:
-    model = FakeModel(tiny.tokenizer, Prompts(not_found=nothing), nothing)
+def test_not_found_may_begin_like_an_answer(words: Any, nothing: str) -> None:
+    model = FakeModel(words, Prompts(not_found=nothing), nothing)
     assert ground_fine(model, (), STAMPS, ["a cat"])[0].found < 0.1
 
 
-def test_an_answer_may_begin_with_its_stamp(tiny: Any) -> None:
+def test_an_answer_may_begin_with_its_stamp(words: Any) -> None:
     prompts = Prompts(window="{start} to {end}", segment="{t}", not_found="none")
-    model = FakeModel(tiny.tokenizer, prompts, "0.5 to 1.5, 2.5 to 10.5.")
+    model = FakeModel(words, prompts, "0.5 to 1.5, 2.5 to 10.5.")
     answer = ground_fine(model, (), STAMPS, ["a cat"], several=True)[0]
     assert answer.picks == ((0.5, 1.5), (2.5, 10.5))
     assert answer.found > 0.95
-    assert ground_fine(FakeModel(tiny.tokenizer, prompts, "none"), (), STAMPS, ["a cat"])[0].found < 0.2
+    assert ground_fine(FakeModel(words, prompts, "none"), (), STAMPS, ["a cat"])[0].found < 0.2
 
 
-def test_segments_are_listed_with_their_probabilities(tiny: Any) -> None:
-    model = FakeModel(tiny.tokenizer, NOT_FOUND, "0.5 seconds, 1.5 seconds, 10.5 seconds.")
+def test_segments_are_listed_with_their_probabilities(words: Any) -> None:
+    model = FakeModel(words, NOT_FOUND, "0.5 seconds, 1.5 seconds, 10.5 seconds.")
     answer = ground_coarse(model, (), STAMPS, ["a cat"])[0]
     assert (answer.listed[[0, 1, 3]] > 0.8).all()
     assert answer.listed[2] < 0.2
@@ -278,13 +284,53 @@ def test_free_text_is_the_argmax_token_by_token(tiny: Any, prefix: Any) -> None:
     assert generate(tiny, prefix, turns, max_tokens=6) == wanted
 
 
-def test_a_tokenizer_that_joins_stamps_and_words_is_refused(tiny: Any) -> None:
+def test_stamps_stand_alone_in_tokenizers_that_split_like_those_of_qwen(words: Any) -> None:
+    """Merged words, single digits, a space before a digit by itself: the split of Qwen2's tokenizer file."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    from shots.runtime.vision import transformers
+
+    pattern = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    inner.decoder = decoders.ByteLevel()
+    text = [
+        Prompts().answer([(12.5, 100.0), (103.5, 110.0)]),
+        Prompts().segments(STAMPS),
+        Prompts().header,
+        "assistant",
+    ]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=["<|im_start|>", "<|im_end|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    inner.train_from_iterator(text * 50, trainer)
+    tokenizer = transformers().PreTrainedTokenizerFast(tokenizer_object=inner)
+    assert len(encode(tokenizer, [" seconds"])[0]) == 1
+    model = FakeModel(tokenizer, NOT_FOUND, "From 0.5 seconds to 1.5 seconds, from 2.5 seconds to 10.5 seconds.")
+    model.size = len(tokenizer)
+    answer = ground_fine(model, (), STAMPS, ["a cat"], several=True)[0]
+    assert answer.picks == ((0.5, 1.5), (2.5, 10.5)) and answer.found > 0.9
+    model = FakeModel(tokenizer, NOT_FOUND, "1.5 seconds, 2.5 seconds.")
+    model.size = len(tokenizer)
+    assert (ground_coarse(model, (), STAMPS, ["a cat"])[0].listed[[1, 2]] > 0.7).all()
+
+
+def test_a_tokenizer_that_joins_stamps_and_words_is_refused(words: Any) -> None:
     class Joining:
         def __call__(self, texts: list[str], *, add_special_tokens: bool) -> dict[str, list[list[int]]]:
             known: dict[str, int] = {}
             return {"input_ids": [[known.setdefault(w, zlib.crc32(w.encode())) for w in t.split()] for t in texts]}
 
-    model = FakeModel(tiny.tokenizer, Prompts(), "x")
+    model = FakeModel(words, Prompts(), "x")
     model.tokenizer = Joining()
     with pytest.raises(UniTimeError, match="decoding='text'"):
         ground_fine(model, (), STAMPS, ["a cat"])
@@ -316,12 +362,12 @@ def test_a_window_of_one_stamp_is_as_long_as_a_unit() -> None:
     assert (only.start, only.end, only.score) == (3.0, 5.0, 1.0)
 
 
-def test_long_lists_of_stamps_stay_cheap(tiny: Any) -> None:
+def test_long_lists_of_stamps_stay_cheap(words: Any) -> None:
     """A thousand stamps share their digits: the trie has about as many inner nodes as there are stamps."""
-    trie = Trie.of(encode(tiny.tokenizer, [stamp(t + 0.5) for t in range(1000)]))
+    trie = Trie.of(encode(words, [stamp(t + 0.5) for t in range(1000)]))
     assert trie.inner.sum() < 2200
     assert all(a < b for a, b in itertools.pairwise(trie.leaves))
-    model = FakeModel(tiny.tokenizer, Prompts(), "From 12.5 seconds to 31.5 seconds.")
+    model = FakeModel(words, Prompts(), "From 12.5 seconds to 31.5 seconds.")
     forest = model.forest(())
     model.forest = lambda prefix: forest
     assert ground_fine(model, (), [t + 0.5 for t in range(1000)], ["x"])[0].picks == ((12.5, 31.5),)

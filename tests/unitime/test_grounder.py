@@ -139,6 +139,25 @@ def test_what_a_film_costs_is_paid_once(able: UniTime, film: Any) -> None:
     assert (able.model.looked, len(able.model.passes)) == (looked, passes)
 
 
+def test_what_was_seen_is_kept_on_disk_and_made_anew_when_damaged(untaught: UniTime, film: Any, tmp_path: Any) -> None:
+    from unitime.features import FeatureCache
+
+    def ground() -> list[Grounding]:
+        return UniTime(untaught.model, FeatureCache(tmp_path)).ground(film(40), ["a cat"], top_k=2, threshold=1)
+
+    looks: list[int] = []
+    look = untaught.model.vision
+    untaught.model.vision = lambda frames, grid: looks.append(len(frames)) or look(frames, grid)
+    first = ground()
+    seen = sum(looks)
+    assert seen and ground() == first and sum(looks) == seen
+    entries = sorted(tmp_path.glob("*.safetensors"))
+    for entry in entries:
+        entry.write_bytes(entry.read_bytes()[:-9])
+    assert ground() == first and sum(looks) == 2 * seen
+    assert sorted(tmp_path.glob("*.safetensors")) == entries
+
+
 def test_little_memory_changes_no_answer(able: UniTime, film: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = able.ground(film(60), ["late", "apart"], top_k=2)
     monkeypatch.setattr("unitime.grounder.FEATURE_BYTES", 1)
