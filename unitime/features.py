@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import json
 import logging
 import os
 import re
@@ -27,8 +28,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from shots.files import claim
 from unitime.errors import UniTimeError
@@ -68,17 +69,13 @@ class FeatureCache:
         """What is kept under `key`, on the CPU, or None. It then counts as used just now."""
         path = self._path(key)
         try:
-            with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-                whole = (file.metadata() or {}).get("checksum") == _checksum(tensors)
+            content = path.read_bytes()  # opened once: another process may put another file there at any time
         except FileNotFoundError:
             return None
         except OSError as error:
             self._complain(error)
             return None
-        except (SafetensorError, ValueError):
-            whole = False
-        if not whole:
+        if (tensors := _whole(content)) is None:
             log.warning("%s is damaged; it is deleted and will be made anew", path)
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
@@ -147,6 +144,16 @@ class FeatureCache:
         if not self._complained:
             log.warning("vision features are not kept in %s (%s)", self.folder, error.strerror or error)
         self._complained = True
+
+
+def _whole(content: bytes) -> dict[str, torch.Tensor] | None:
+    """The tensors in a file's content, or None where it is not what was written."""
+    try:
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    except (SafetensorError, ValueError, KeyError):  # the last: a kind of number that this torch does not know
+        return None
+    return tensors if header.get("__metadata__", {}).get("checksum") == _checksum(tensors) else None
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
