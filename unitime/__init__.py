@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from unitime.errors import UniTimeError
     from unitime.features import FeatureCache
     from unitime.frames import FramePlan, FrameRule
-    from unitime.grounder import Grounding, Moment, UniTime, VideoHandle, calibrate_threshold
+    from unitime.grounder import Grounding, Moment, UniTime, VideoHandle
+    from unitime.metrics import calibrate_threshold
     from unitime.prompts import Prompts
     from unitime.qa import Answer
 
@@ -37,7 +38,7 @@ _HOME = {
     "UniTime": "unitime.grounder",
     "UniTimeError": "unitime.errors",
     "VideoHandle": "unitime.grounder",
-    "calibrate_threshold": "unitime.grounder",
+    "calibrate_threshold": "unitime.metrics",
 }
 
 __all__ = [

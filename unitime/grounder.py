@@ -298,12 +298,13 @@ class UniTime:
         options: Sequence[str] | None = None,
         *,
         answerer: Answerer | None = None,
+        cancelled: threading.Event | None = None,
         **policy: Any,
     ) -> Answer:
         """Answers a question about a video from the moment that bears on it; see :func:`unitime.qa.answer`."""
         from unitime.qa import answer
 
-        return answer(self, video, question, options, answerer=answerer, **policy)
+        return answer(self, video, question, options, answerer=answerer, cancelled=cancelled, **policy)
 
     def caption(self, video: Any, *, window: Window | None = None, max_tokens: int = 64) -> str:
         """One sentence on what a video, or a window (start, end) of it, shows."""
@@ -624,32 +625,3 @@ def check_text(name: str, text: Any) -> None:
         raise UniTimeError(f"{name}: one is empty; say in words what to look for")
     if len(text) > QUERY_LENGTH:
         raise UniTimeError(f"{name}: one has {len(text)} characters; at most {QUERY_LENGTH} are read")
-
-
-# The threshold.
-
-
-def calibrate_threshold(scores: Sequence[float], present: Sequence[bool]) -> float:
-    """The ``not_found`` threshold that tells absent from present queries best.
-
-    Args:
-        scores: ``Grounding.not_found`` of each query, from `ground` with any threshold.
-        present: whether it does happen.
-
-    Returns the threshold with the highest F1 of "not found", midway between the scores beside it. Raises UniTimeError
-    where there is not at least one of each kind.
-    """
-    values = np.asarray(scores, dtype=np.float64)
-    absent = ~np.asarray(present, dtype=bool)
-    if values.shape != absent.shape or values.ndim != 1:
-        raise UniTimeError(f"scores, present: {values.shape} and {absent.shape}; one of each per query is needed")
-    if not np.isfinite(values).all():
-        raise UniTimeError("scores: one is not a number")
-    if absent.all() or not absent.any():
-        raise UniTimeError("present: queries of both kinds are needed to tell them apart")
-    known = np.unique(values)
-    edges = np.concatenate([[0.0], (known[1:] + known[:-1]) / 2, [1.0]])
-    said = values[None, :] > edges[:, None]  # (edges, queries)
-    right = (said & absent).sum(axis=1)
-    f1 = 2 * right / np.maximum(said.sum(axis=1) + absent.sum(), 1)
-    return float(edges[int(f1.argmax())])

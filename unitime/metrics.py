@@ -223,25 +223,36 @@ def not_found(predictions: Sequence[Prediction], queries: Sequence[Query]) -> di
         "precision": _percent(_ratio(both, float(called.sum()))),
     }
     told = [made.not_found for made in predictions]
-    if absent.any() and all(value is not None for value in told):
-        result["threshold"] = round(absence_threshold([float(value or 0) for value in told], absent.tolist()), 4)
+    if absent.any() and not absent.all() and all(value is not None for value in told):
+        scores = [float(value or 0) for value in told]
+        result["threshold"] = round(calibrate_threshold(scores, (~absent).tolist()), 4)
     return result
 
 
-def absence_threshold(probabilities: Sequence[float], absent: Sequence[bool]) -> float:
-    """The threshold above which "it never happens" should be said, for the best F1 on labelled queries: half-way
-    between the two probabilities that it parts."""
-    order = np.argsort(-np.asarray(probabilities), kind="stable")
-    sorted_probabilities = np.asarray(probabilities, dtype=np.float64)[order]
-    right = np.asarray(absent, dtype=np.float64)[order].cumsum()
-    total = float(np.sum(absent))
-    if not total:
-        raise UniTimeError("absent: no query whose event never happens; a threshold needs some")
-    f1 = 2 * right / (np.arange(1, len(right) + 1) + total)
-    following = np.append(sorted_probabilities[1:], 0.0)
-    f1[sorted_probabilities == following] = -1  # equal probabilities cannot be parted
-    best = int(f1.argmax())
-    return float((sorted_probabilities[best] + following[best]) / 2)
+def calibrate_threshold(scores: Sequence[float], present: Sequence[bool]) -> float:
+    """The ``not_found`` threshold that tells absent from present queries best.
+
+    Args:
+        scores: ``Grounding.not_found`` of each query, from `ground` with any threshold.
+        present: whether it does happen.
+
+    Returns the threshold with the highest F1 of "not found", midway between the scores beside it. Raises UniTimeError
+    where there is not at least one of each kind.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    absent = ~np.asarray(present, dtype=bool)
+    if values.shape != absent.shape or values.ndim != 1:
+        raise UniTimeError(f"scores, present: {values.shape} and {absent.shape}; one of each per query is needed")
+    if not np.isfinite(values).all():
+        raise UniTimeError("scores: one is not a number")
+    if absent.all() or not absent.any():
+        raise UniTimeError("present: queries of both kinds are needed to tell them apart")
+    known = np.unique(values)
+    edges = np.concatenate([[0.0], (known[1:] + known[:-1]) / 2, [1.0]])
+    said = values[None, :] > edges[:, None]  # (edges, queries)
+    right = (said & absent).sum(axis=1)
+    f1 = 2 * right / np.maximum(said.sum(axis=1) + absent.sum(), 1)
+    return float(edges[int(f1.argmax())])
 
 
 def accuracy(answers: Sequence[Hashable], truth: Sequence[Hashable]) -> float:

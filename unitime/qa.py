@@ -17,6 +17,7 @@ Notable choices:
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,7 @@ def answer(
     frames: int | None = None,
     threshold: float | None = None,
     max_tokens: int = MAX_TOKENS,
+    cancelled: threading.Event | None = None,
 ) -> Answer:
     """Answers a question about a video.
 
@@ -104,6 +106,7 @@ def answer(
         frames: how many frames the answerer is shown; None is 32 for a callable, and for the model what its rule says.
         threshold: as for ``UniTime.ground``.
         max_tokens: of a free answer.
+        cancelled: set it to stop while the moment is looked for, which raises UniTimeError.
     """
     from unitime.grounder import check_text
 
@@ -119,7 +122,7 @@ def answer(
     span = (whole.start, whole.end)
     found = None
     if grounded:
-        found = model.ground(handle, [question], window=window, threshold=threshold)[0]
+        found = model.ground(handle, [question], window=window, threshold=threshold, cancelled=cancelled)[0]
     evidence = found.moments[0] if found is not None and found.moments else None
     seen = span if evidence is None else widen((evidence.start, evidence.end), least, span)
 

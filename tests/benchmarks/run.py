@@ -12,17 +12,23 @@ import re
 from pathlib import Path
 
 from shots.runtime.environment import describe
-from tests.benchmarks import figures
+from tests.benchmarks import figures, grounding, grounding_io
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
-LIMITED = {"following": figures.following, "reconstruction": figures.reconstruction}
+LIMITED = {
+    "following": figures.following,
+    "reconstruction": figures.reconstruction,
+    "grounding": grounding.grounding,
+}
 PLAIN = {
     "render_speed": figures.render_speed,
     "decode_memory": figures.decode_memory,
     "tokens_time": figures.tokens_time,
     "stage_speed": figures.stage_speed,
     "coordinates": figures.coordinates,
+    "grounding_speed": grounding.grounding_speed,
+    "grounding_io": grounding_io.grounding_io,
 }
 _ROW = re.compile(
     r"^\| (?P<what>.+?) \| (?P<figure>.+?) \| (?P<reach>.+?) \| `(?P<command>.+?)` \| (?P<machine>.+?) \|$"

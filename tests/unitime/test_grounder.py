@@ -7,12 +7,11 @@ import math
 import threading
 from typing import Any
 
-import numpy as np
 import pytest
 
 from unitime.errors import UniTimeError
 from unitime.frames import FrameRule
-from unitime.grounder import Grounding, Moment, UniTime, calibrate_threshold
+from unitime.grounder import Grounding, Moment, UniTime
 from unitime.model import VisionLanguageModel
 from unitime.prompts import Prompts
 
@@ -249,16 +248,3 @@ def test_the_json_form_is_the_documented_one() -> None:
         "query": "q", "moments": [{"start": 1.0, "end": 2.0, "score": 0.5}], "status": "ok", "not_found": 0.2,
         "relevance": [[0.5, 0.1]], "raw": "From",
     }  # fmt: skip
-
-
-def test_the_calibrated_threshold_tells_absent_from_present() -> None:
-    scores, present = [0.1, 0.2, 0.35, 0.6, 0.9], [True, True, True, False, False]
-    assert 0.35 < calibrate_threshold(scores, present) < 0.6
-    assert calibrate_threshold([0.5, 0.4], [True, False]) < 0.4  # no threshold tells them apart: all are absent
-    rng = np.random.default_rng(0)
-    absent = rng.random(400) < 0.3
-    noisy = np.clip(np.where(absent, 0.7, 0.3) + rng.normal(0, 0.1, 400), 0, 1)
-    assert 0.4 < calibrate_threshold(noisy.tolist(), (~absent).tolist()) < 0.6
-    for bad in (([], []), ([0.1], [True]), ([0.1, 0.2], [True]), ([0.1, math.nan], [True, False])):
-        with pytest.raises(UniTimeError, match="present|scores"):
-            calibrate_threshold(*bad)

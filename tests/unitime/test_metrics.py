@@ -4,6 +4,7 @@ cases."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from unitime.annotations import Prediction, Query, read_annotations, read_predic
 from unitime.errors import UniTimeError
 from unitime.metrics import (
     THRESHOLDS,
-    absence_threshold,
     accuracy,
     best_iou,
+    calibrate_threshold,
     calibration_error,
     detection_ap,
     evaluate,
@@ -254,11 +255,18 @@ def test_absent_events_are_scored_apart_and_leave_the_other_figures_alone() -> N
     assert report["not_found"] == {"absent": 2, "recall": 50.0, "precision": 50.0, "threshold": 0.65}
 
 
-def test_the_threshold_of_absence_parts_the_two_kinds_where_it_can() -> None:
-    assert absence_threshold([0.9, 0.8, 0.3, 0.1], [True, True, False, False]) == pytest.approx(0.55)
-    assert absence_threshold([0.5, 0.5, 0.5], [True, False, False]) == pytest.approx(0.25)  # equals stay together
-    with pytest.raises(UniTimeError, match="absent"):
-        absence_threshold([0.5], [False])
+def test_the_calibrated_threshold_tells_absent_from_present() -> None:
+    scores, present = [0.1, 0.2, 0.35, 0.6, 0.9], [True, True, True, False, False]
+    assert 0.35 < calibrate_threshold(scores, present) < 0.6
+    assert calibrate_threshold([0.5, 0.4], [True, False]) < 0.4  # no threshold tells them apart: all are absent
+    rng = np.random.default_rng(0)
+    absent = rng.random(400) < 0.3
+    noisy = np.clip(np.where(absent, 0.7, 0.3) + rng.normal(0, 0.1, 400), 0, 1)
+    assert 0.4 < calibrate_threshold(noisy.tolist(), (~absent).tolist()) < 0.6
+    for bad in (([], []), ([0.1], [True]), ([0.1, 0.2], [True]), ([0.1, math.nan], [True, False])):
+        with pytest.raises(UniTimeError, match="present|scores"):
+            calibrate_threshold(*bad)
+    assert calibrate_threshold([0.5, 0.5, 0.5], [False, True, True]) == 0.0  # equals stay together
 
 
 def test_calibration_error_is_the_mean_gap_between_confidence_and_truth() -> None:

@@ -1,0 +1,90 @@
+"""What is measured of grounding: quality on the stage's held-out videos, and what queries and caches cost.
+
+Notable choice: `grounding` is `seedance evaluate grounding` laid out as rows; nothing is measured here that the command
+does not print.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.benchmarks.figures import Row, _python
+
+MODEL = "unitime-nano"
+
+_QUERIES = """
+import json, statistics, tempfile, time
+from pathlib import Path
+from unitime import FeatureCache, UniTime
+from unitime.suites import FIRST_SEED, asked, drawn
+
+item = drawn(FIRST_SEED + 1)
+path = Path(tempfile.mkdtemp()) / "clip.mp4"
+item.video.save(path)
+texts = [query.query for query in asked(item)]
+eight = [f"{text}" for text in (texts * 8)[:8]]
+eight = [f"{text} {'now' * k}" for k, text in enumerate(eight)]  # all different
+model = UniTime.from_pretrained("MODEL")
+
+def timed(queries, cache=None):
+    own = UniTime(model.model, cache)
+    begun = time.perf_counter()
+    own.ground(own.encode(path), queries)
+    return time.perf_counter() - begun
+
+timed(eight[:1])
+one = statistics.median(timed(eight[:1]) for _ in range(5))
+all_of_them = statistics.median(timed(eight) for _ in range(5))
+cache = FeatureCache(Path(tempfile.mkdtemp()))
+first = timed(eight[:1], cache)
+again = statistics.median(timed(eight[:1], cache) for _ in range(5))
+print(json.dumps({"one": one, "eight": all_of_them, "first": first, "again": again}))
+"""
+
+
+def grounding(limit: int | None = None) -> list[Row]:
+    """Every figure of the held-out videos."""
+    from unitime import UniTime
+    from unitime.suites import evaluate_stage
+
+    found = evaluate_stage(UniTime.from_pretrained(MODEL), limit)
+
+    def figures(name: str) -> str:
+        row = found[name]
+        return (
+            f"{row['R1@0.5']:.0f} / {row['R1@0.7']:.0f} / {row['mIoU']:.0f} % of {row['queries']} queries "
+            f"(ceiling {row['ceiling_R1@0.5']:.0f} / {row['ceiling_R1@0.7']:.0f} / {row['ceiling_mIoU']:.0f})"
+        )
+
+    def hits(name: str) -> str:
+        return f"{found[name]['R1@0.5']:.0f} %"
+
+    absent, repeated, asked = found["absent"], found["repeated"], found["video_qa"]
+    kept = 100 * found["shifted"]["R1@0.5"] / max(found["short"]["R1@0.5"], 1e-9)
+    return [
+        ("grounding, 5-30 s: R1@0.5 / R1@0.7 / mIoU", figures("short"), ">= 80 / 60 / 65 %"),
+        ("grounding, 2-10 min, coarse to fine", figures("long"), "R1@0.5 >= 60 %"),
+        ("the same in a single pass: R1@0.5", hits("long_single_pass"), "15 points below"),
+        ("grey frames: R1@0.5", hits("grey"), "<= 15 %"),
+        ("the same events 4 s later: R1@0.5, share kept", f"{hits('shifted')}, {kept:.0f} %", ">= 80 % kept"),
+        ("events that repeat: mAP@0.5; mAP over IoU 0.5-0.95", f"{repeated['mAP@0.5']:.0f} %; {repeated['mAP']:.0f} %",
+         ">= 55 %"),
+        ("absent events: `not_found` recall / precision", f"{absent['recall']:.0f} / {absent['precision']:.0f} %",
+         ">= 85 / 85 %"),
+        ("calibration error of scores", f"{found['calibration_error']:.2f}", "<= 0.1"),
+        ("grounding, held-out wordings", figures("heldout_wordings"), "within 10 points"),
+        ("grounding, held-out combinations", figures("heldout_combinations"), "within 10 points"),
+        ("VideoQA, 2-10 min: grounded; uniform frames",
+         f"{asked['grounded']:.0f} %; {asked['uniform']:.0f} % of {asked['questions']}", ">= 10 points better"),
+    ]  # fmt: skip
+
+
+def grounding_speed() -> list[Row]:
+    """Eight queries against one, and a second call with cached features."""
+    took: dict[str, Any] = _python(_QUERIES.replace("MODEL", MODEL))
+    return [
+        ("grounding: 8 queries on one video against 1",
+         f"{took['eight'] / took['one']:.2f} x ({took['eight']:.2f} s and {took['one']:.2f} s)", "<= 2 x"),
+        ("grounding: second call on the same video, features cached",
+         f"{took['first'] / took['again']:.1f} x faster ({took['again']:.2f} s)", ">= 3 x"),
+    ]  # fmt: skip
