@@ -101,6 +101,7 @@ class FrameRule:
     limit. pair_gap: seconds between the raw frames of a unit, whose centres are then uniform, so that a speed looks the
     same at any rate; None: all raw frames are uniform. shrink: how token grids are compressed; "bilinear" as published
     reads at most four tokens for each new one, "area" takes the mean of all, as a model shown one token a unit needs.
+    answer_seconds: a moment is widened to so many seconds before a question is answered from it.
     Raises UniTimeError for a value that can give no plan.
     """
 
@@ -120,6 +121,7 @@ class FrameRule:
     max_fps: float | None = None
     pair_gap: float | None = None
     shrink: Literal["bilinear", "area"] = "bilinear"
+    answer_seconds: float = 32.0
 
     def __post_init__(self) -> None:
         counts = ("patch", "merge", "temporal_patch", "budget", "min_tokens", "max_tokens", "coarse_tokens",
@@ -130,7 +132,7 @@ class FrameRule:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UniTimeError(f"{name}: {value!r}; a whole number of at least 1 is needed")
-        for name in ("short_limit", "long_limit", "segment", "base_fps", "max_fps", "pair_gap"):
+        for name in ("short_limit", "long_limit", "segment", "base_fps", "max_fps", "pair_gap", "answer_seconds"):
             value = getattr(self, name)
             if value is None and name in ("max_fps", "pair_gap"):
                 continue

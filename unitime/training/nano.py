@@ -52,6 +52,7 @@ PROMPTS = Prompts(
 RULE = FrameRule(
     patch=8, merge=2, budget=512, min_tokens=16, max_tokens=16, fine_tokens=4, coarse_tokens=1, short_limit=32.0,
     long_limit=600.0, segment=8.0, max_fps=4.0, pair_gap=0.5, shrink="area",
+    answer_seconds=8.0,
 )  # fmt: skip
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
