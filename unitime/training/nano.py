@@ -13,6 +13,7 @@ Notable choices:
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -75,7 +76,8 @@ class NanoRecipe:
     """What ``task: nano`` reads: a folder `out` for the untrained model, the `tower` that `vision` made, the `scenes`
     whose words the tokenizer is fitted to and whose features are cached in `features`.
 
-    vocabulary: tokens, special ones apart. text, vision: changes to the configuration. seed: of the weights.
+    vocabulary: tokens, special ones apart. text, vision: changes to the configuration. seed: of the weights. workers:
+    processes that compute features, one core each.
     """
 
     task: str
@@ -87,7 +89,7 @@ class NanoRecipe:
     text: dict[str, Any] = field(default_factory=dict)
     vision: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
-    threads: int | None = None
+    workers: int = 1
 
 
 def fit_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
@@ -141,8 +143,6 @@ def build_model(tokenizer: Any, text: dict[str, Any], vision: dict[str, Any]) ->
 
 def make_nano(recipe: NanoRecipe) -> Path:
     """Fits the tokenizer, puts the trained tower into an untrained model, saves it and caches all scenes' features."""
-    if recipe.threads is not None:
-        torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     paths = sorted(recipe.scenes.glob("scenes-*.safetensors"))
     if not paths:
@@ -161,10 +161,20 @@ def make_nano(recipe: NanoRecipe) -> Path:
     save_model(model, tokenizer, recipe.out, extra={"feature_scale": scale})
     log = RunLog(None)
     recipe.features.mkdir(parents=True, exist_ok=True)
-    for path in paths:
-        cache_features(model.model.visual, path, recipe.features / path.name.replace("scenes", "features"))
-        log.write(event="features", shard=path.name)
+    jobs = [(recipe.out, path, recipe.features / path.name.replace("scenes", "features")) for path in paths]
+    with multiprocessing.get_context("spawn").Pool(min(recipe.workers, len(jobs))) as pool:
+        for done, name in enumerate(pool.imap_unordered(_cache, jobs), start=1):
+            log.write(event="features", shard=name, done=done)
     return recipe.out
+
+
+def _cache(job: tuple[Path, Path, Path]) -> str:
+    """Worker: the features of one shard by the tower as it was saved."""
+    folder, shard, target = job
+    torch.set_num_threads(1)
+    model = transformers().Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    cache_features(model.model.visual, shard, target)
+    return shard.name
 
 
 @torch.no_grad()
