@@ -12,6 +12,7 @@ import cli
 from seedance.training import RECIPES
 from shots.runtime.recipe import load_recipe
 from shots.script import Script
+from unitime.training import RECIPES as GROUNDING_RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,7 +27,7 @@ def test_every_command_of_the_readme_is_understood(line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     said = cli._parser().parse_args(cli._hyphened(words))
     if said.command == "train":
-        load_recipe(said.recipe, said.overrides, [RECIPES])
+        load_recipe(said.recipe, said.overrides, [RECIPES, GROUNDING_RECIPES])
     for path in (getattr(said, "script", None), getattr(said, "from_file", None)):
         assert path is None or (ROOT / path).is_file()
 
@@ -60,7 +61,9 @@ def test_the_map_of_the_house_is_true() -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["seedance", "seedance/training", "shots", "shots/runtime", "shots/stage", "shots/stage/judge"]
+    "package",
+    ["seedance", "seedance/training", "shots", "shots/runtime", "shots/serving", "shots/stage", "shots/stage/judge",
+     "unitime", "unitime/training"],
 )
 def test_every_package_says_what_each_of_its_modules_is_for(package: str) -> None:
     said = set(re.findall(r"`(\w+)`", (ROOT / package / "__init__.py").read_text(encoding="utf-8")))

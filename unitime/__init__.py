@@ -8,7 +8,7 @@
 parts: `frames` says which frames to look at, `reading` fetches them, `features` keeps what the vision tower made of
 them, `prompts` and `sequence` write the interleaved text, `model` runs any Qwen-VL checkpoint, `adapters` reads LoRA
 weights, `decode` turns the model's next-token distributions into windows with probabilities. `metrics`,
-`annotations` and `evaluation` measure, `training` makes the weights.
+`annotations` and `evaluation` measure, `suites` fixes the held-out videos of the stage, `training` makes the weights.
 
 Notable choice: public names are looked up on first use, so `import unitime` loads no torch.
 """
