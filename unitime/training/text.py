@@ -10,8 +10,9 @@ Notable choices:
   one after another, listed by segments. The stamps of most samples do not start at zero, so what is learned is to read
   the stamps that are shown; `stamps: false` shows none and asks for positions instead, the ablation of the paper's
   main claim.
-- An auxiliary head says at half depth which units each query means (thrown away afterwards): matching words with
-  pictures is learned from every unit, and writing the answer down is learned on top of it.
+- Auxiliary heads, thrown away afterwards, say which colour and deed each query names (after two layers) and which units
+  it means (at half depth): words are learned from every query and matching them with pictures from every unit, and
+  writing the answer down is learned on top of both.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shots.runtime.loop import LoopConfig
+from shots.stage.scene import ACTIONS, COLOURS
 from unitime import sequence
 from unitime.errors import UniTimeError
 from unitime.prompts import Prompts
-from unitime.training.scenes import FPS, GAP, Told, joined, lone_questions
+from unitime.training.scenes import FPS, GAP, Ask, Told, joined, lone_questions
 
 UNIT_SECONDS = 0.5
 _MOST = {"ask": 8, "absent": 3, "qa": 5, "lone": 2}
@@ -48,7 +50,7 @@ class TextRecipe:
     out: run folder. model: folder with the model to train (see `unitime.training.nano`). features: folder of cached
     features. tokens: of a batch, padding included. kinds: weight of each kind of sample. long: seconds of the shortest
     and longest coarse video. curriculum: share of the run over which crops grow from 8 s to whole scenes. stamps:
-    whether units carry their times. aux_weight: of the relevance loss. held_out: scenes never trained on.
+    whether units carry their times. aux_weight: of the auxiliary losses. held_out: scenes never trained on.
     """
 
     task: str
@@ -62,7 +64,7 @@ class TextRecipe:
     segment: float = 8.0
     curriculum: float = 0.25
     stamps: bool = True
-    aux_weight: float = 0.5
+    aux_weight: float = 1.0
     held_out: int = 16
 
 
@@ -80,12 +82,14 @@ class ShownPlan:
 @dataclass
 class Item:
     """One packed sequence: the sample, its features (P, D) in the order of its video tokens, and for the auxiliary loss
-    the token that ends each query (Q,), the units each means (Q, U) as 0 or 1, and how many tokens a unit has."""
+    the token that ends each query (Q,), the units each means (Q, U) as 0 or 1, the colour and the deed that it names
+    (Q, 2) or -1, and how many tokens a unit has."""
 
     sample: sequence.Sample
     features: Tensor
     ends: Tensor
     relevant: Tensor
+    named: Tensor
     unit_tokens: int
 
 
@@ -145,7 +149,9 @@ class Asker:
         plan = ShownPlan(
             "fine", np.stack([centres, centres], 1), (2, 2), [(i, i + 1) for i in range(len(picks))], stamps.tolist()
         )
-        turns, relevant = [], []
+        turns: list[tuple[str, str]] = []
+        relevant: list[Tensor] = []
+        named: list[tuple[int, int]] = []
         for ask in rng.sample([*told.asks], min(_MOST["ask"], len(told.asks))):
             inside = [(max(s, cut[0]), min(e, cut[1]), e - s) for s, e in ask.windows if s < cut[1] and e > cut[0]]
             if any(e - s < 0.5 * whole for s, e, whole in inside):
@@ -153,9 +159,11 @@ class Asker:
             answer = self.prompts.answer(self.snapped(inside, stamps, shift))
             turns.append((self.prompts.ask_when(rng.choice(ask.texts)), answer))
             relevant.append(self.covered(centres, inside))
+            named.append(names_of(ask))
         for ask in rng.sample([*told.absent], min(_MOST["absent"], len(told.absent))):
             turns.append((self.prompts.ask_when(rng.choice(ask.texts)), self.prompts.nothing()))
             relevant.append(torch.zeros(len(picks)))
+            named.append(names_of(ask))
         whole = start <= 0.01 and end >= told.duration - 0.01
         lone = [one for one in lone_questions(told) if one.start >= cut[0] - 0.3 and one.end <= cut[1] + 0.3]
         for one in rng.sample(lone, min(_MOST["lone"], len(lone) if not captions else 0)):
@@ -166,7 +174,7 @@ class Asker:
         if captions:
             turns.append((self.prompts.caption, rng.choice(captions)))
         rows_of = self.first[scene] + torch.from_numpy(picks)
-        return self.packed(plan, self.features[rows_of].flatten(0, 1), turns, relevant, 4)
+        return self.packed(plan, self.features[rows_of].flatten(0, 1), turns, relevant, named, 4)
 
     def questions(
         self, rng: random.Random, told: Told, start: float, end: float, whole: bool, single: bool
@@ -214,23 +222,27 @@ class Asker:
         shift = rng.uniform(0, 600 - min(duration, 599)) if self.recipe.stamps and rng.random() < 0.3 else 0.0
         stamps = [round(float(centres[i]) + shift, 1) for i, _ in segments]
         plan = ShownPlan("coarse", np.stack([centres, centres], 1), (1, 1), segments, stamps)
-        turns, relevant = [], []
+        turns: list[tuple[str, str]] = []
+        relevant: list[Tensor] = []
+        named: list[tuple[int, int]] = []
         edges = [(float(centres[i]) - seconds / 2, float(centres[j - 1]) + seconds / 2) for i, j in segments]
         asks = [ask for ask in told.asks if max(e for _, e in ask.windows) <= edges[-1][1]]
         for ask in rng.sample(asks, min(_MOST["ask"], len(asks))):
             hit = [k for k, (s, e) in enumerate(edges) if any(min(e, b) - max(s, a) > _OVERLAP for a, b in ask.windows)]
             turns.append((self.prompts.ask_when(rng.choice(ask.texts)), self.prompts.segments(stamps[k] for k in hit)))
             relevant.append(self.covered(centres, [(s, e, e - s) for s, e in ask.windows]))
+            named.append(names_of(ask))
         for ask in rng.sample([*told.absent], min(_MOST["absent"], len(told.absent))):
             turns.append((self.prompts.ask_when(rng.choice(ask.texts)), self.prompts.nothing()))
             relevant.append(torch.zeros(len(centres)))
+            named.append(names_of(ask))
         lone = [one for one in lone_questions(told) if one.end <= edges[-1][1]]
         for one in rng.sample(lone, min(_MOST["lone"], len(lone))):
             hit = [k for k, (s, e) in enumerate(edges) if min(e, one.end) - max(s, one.start) > _OVERLAP]
             turns.append((self.prompts.ask_when(one.text), self.prompts.segments(stamps[k] for k in hit)))
             relevant.append(self.covered(centres, [(one.start, one.end, one.end - one.start)]))
         features = self.features[torch.tensor(rows)].float().mean(1).to(self.features.dtype)
-        return self.packed(plan, features, turns, relevant, 1)
+        return self.packed(plan, features, turns, relevant, named, 1)
 
     @staticmethod
     def covered(centres: NDArray[np.float64], windows: Sequence[tuple[float, float, float]]) -> Tensor:
@@ -253,9 +265,15 @@ class Asker:
         return snapped
 
     def packed(
-        self, plan: ShownPlan, features: Tensor, turns: list[tuple[str, str]], relevant: list[Tensor], unit_tokens: int
+        self,
+        plan: ShownPlan,
+        features: Tensor,
+        turns: list[tuple[str, str]],
+        relevant: list[Tensor],
+        named: list[tuple[int, int]],
+        unit_tokens: int,
     ) -> Item:
-        """Everything in one sequence."""
+        """Everything in one sequence; the first turns are the queries of `relevant`, the first of those of `named`."""
         if not turns:
             turns = [(self.prompts.ask_when("nothing"), self.prompts.nothing())]
             relevant = [torch.zeros(len(features) // unit_tokens)]
@@ -267,9 +285,14 @@ class Asker:
             asked = int((tail.labels == sequence.IGNORE).sum())
             ends.append(place + asked + head - 1)
             place += len(tail)
-        return Item(
-            sequence.join(prefix, tails), features, torch.tensor(ends), torch.stack(relevant), unit_tokens
-        )  # fmt: skip
+        names = torch.tensor([*named, *[(-1, -1)] * (len(relevant) - len(named))])
+        joint = sequence.join(prefix, tails)
+        return Item(joint, features, torch.tensor(ends), torch.stack(relevant), names, unit_tokens)
+
+
+def names_of(ask: Ask) -> tuple[int, int]:
+    """Colour and deed of a query, as numbers."""
+    return COLOURS.index(ask.colour), ACTIONS.index(ask.kind)
 
 
 @dataclass
@@ -336,7 +359,8 @@ class PackedObjective(nn.Module):
         self.head = model.lm_head
         width = self.language.config.hidden_size
         self.layer = max(1, self.language.config.num_hidden_layers // 2)
-        self.asks, self.units = nn.Linear(width, 64), nn.Linear(width, 64)
+        self.asks, self.units = nn.Linear(width, width), nn.Linear(width, width)
+        self.names = nn.Linear(width, len(COLOURS) + len(ACTIONS))
         self.bias = nn.Parameter(torch.tensor(-1.0))
         self.weight = recipe.aux_weight
 
@@ -355,21 +379,32 @@ class PackedObjective(nn.Module):
         figures = {"answer": loss.detach(), "right": (logits.argmax(-1) == target).float().mean()}
         if self.weight:
             aux = self.relevance(out.hidden_states[self.layer], batch)
-            figures["aux"] = aux.detach()
-            loss = loss + self.weight * aux
+            words = self.naming(out.hidden_states[min(2, self.layer)], batch)
+            figures |= {"aux": aux.detach(), "words": words.detach()}
+            loss = loss + self.weight * (aux + words)
         return loss, figures
 
     def relevance(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """Binary cross entropy of which units each query means."""
         losses = []
         for row, item in enumerate(batch.items):
-            asks = self.asks(hidden[row, item.ends.to(hidden.device)])  # (Q, 64)
+            asks = self.asks(hidden[row, item.ends.to(hidden.device)])  # (Q, D)
             units = hidden[row, item.sample.pads.to(hidden.device)].unflatten(0, (-1, item.unit_tokens)).mean(1)
-            scores = (asks @ self.units(units).T).float() / 4 + self.bias  # (Q, U)
+            scores = (asks @ self.units(units).T).float() / asks.shape[-1] ** 0.5 + self.bias  # (Q, U)
             target = item.relevant.to(scores.device)
             each = F.binary_cross_entropy_with_logits(scores, target, reduction="none")
             losses.append((each * torch.where(target > 0, 3.0, 1.0)).mean())
         return torch.stack(losses).mean()
+
+    def naming(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Cross entropy of the colour and the deed that each query names."""
+        ends = torch.cat([hidden[row, item.ends.to(hidden.device)] for row, item in enumerate(batch.items)])  # (Q, D)
+        colour, deed = self.names(ends).float().split([len(COLOURS), len(ACTIONS)], -1)
+        named = torch.cat([item.named for item in batch.items]).to(hidden.device)  # (Q, 2)
+        if not (named[:, 0] >= 0).any():
+            return colour.sum() * 0.0
+        losses = (F.cross_entropy(s, t, ignore_index=-1) for s, t in ((colour, named[:, 0]), (deed, named[:, 1])))
+        return torch.stack(tuple(losses)).sum()
 
 
 def load_features(folder: Path) -> tuple[list[Told], Tensor, list[int]]:
