@@ -10,9 +10,10 @@ Notable choices:
   one after another, listed by segments. The stamps of most samples do not start at zero, so what is learned is to read
   the stamps that are shown; `stamps: false` shows none and asks for positions instead, the ablation of the paper's
   main claim.
-- Auxiliary heads, thrown away afterwards, say which colour and deed each query names (after two layers) and which units
-  it means (at half depth): words are learned from every query and matching them with pictures from every unit, and
-  writing the answer down is learned on top of both.
+- Auxiliary heads, thrown away afterwards, say which colour and deed each query names (after two layers), which units it
+  means and which stamp each unit stands under (at half depth), and where its first window begins and ends (a layer
+  later). So words, matching, times and edges are each learned from every query and every unit; writing the answer down
+  is learned on top of them.
 """
 
 from __future__ import annotations
@@ -83,13 +84,16 @@ class ShownPlan:
 class Item:
     """One packed sequence: the sample, its features (P, D) in the order of its video tokens, and for the auxiliary loss
     the token that ends each query (Q,), the units each means (Q, U) as 0 or 1, the colour and the deed that it names
-    (Q, 2) or -1, and how many tokens a unit has."""
+    (Q, 2) or -1, the units at the ends of its first window (Q, 2) or -1, the digits of each unit's stamp (U, 4), and
+    how many tokens a unit has."""
 
     sample: sequence.Sample
     features: Tensor
     ends: Tensor
     relevant: Tensor
     named: Tensor
+    edges: Tensor
+    digits: Tensor
     unit_tokens: int
 
 
@@ -286,13 +290,26 @@ class Asker:
             ends.append(place + asked + head - 1)
             place += len(tail)
         names = torch.tensor([*named, *[(-1, -1)] * (len(relevant) - len(named))])
+        meant = torch.stack(relevant)
+        shown = [t for t, (i, j) in zip(plan.segment_stamps, plan.segments, strict=True) for _ in range(i, j)]
+        digits = torch.tensor([[int(c) for c in f"{round(10 * t):04d}"] for t in shown])  # (U, 4)
         joint = sequence.join(prefix, tails)
-        return Item(joint, features, torch.tensor(ends), torch.stack(relevant), names, unit_tokens)
+        return Item(joint, features, torch.tensor(ends), meant, names, first_run(meant), digits, unit_tokens)
 
 
 def names_of(ask: Ask) -> tuple[int, int]:
     """Colour and deed of a query, as numbers."""
     return COLOURS.index(ask.colour), ACTIONS.index(ask.kind)
+
+
+def first_run(meant: Tensor) -> Tensor:
+    """(Q, 2): first and last unit of the first run of ones in each row of (Q, U), -1 where there is none."""
+    found = []
+    for row in meant.bool().tolist():
+        start = row.index(True) if True in row else -1
+        end = row.index(False, start) - 1 if start >= 0 and False in row[start:] else len(row) - 1
+        found.append((start, end if start >= 0 else -1))
+    return torch.tensor(found)
 
 
 @dataclass
@@ -361,6 +378,8 @@ class PackedObjective(nn.Module):
         self.layer = max(1, self.language.config.num_hidden_layers // 2)
         self.asks, self.units = nn.Linear(width, width), nn.Linear(width, width)
         self.names = nn.Linear(width, len(COLOURS) + len(ACTIONS))
+        self.digits = nn.Linear(width, 4 * 10)
+        self.ends = nn.ModuleList(nn.Linear(width, width) for _ in range(4))  # of queries and units, start and end
         self.bias = nn.Parameter(torch.tensor(-1.0))
         self.weight = recipe.aux_weight
 
@@ -380,8 +399,9 @@ class PackedObjective(nn.Module):
         if self.weight:
             aux = self.relevance(out.hidden_states[self.layer], batch)
             words = self.naming(out.hidden_states[min(2, self.layer)], batch)
-            figures |= {"aux": aux.detach(), "words": words.detach()}
-            loss = loss + self.weight * (aux + words)
+            times, edges = self.times_and_edges(out.hidden_states[self.layer], out.hidden_states[self.layer + 1], batch)
+            figures |= {"aux": aux.detach(), "words": words.detach(), "times": times.detach(), "edges": edges.detach()}
+            loss = loss + self.weight * (aux + words + times + 0.5 * edges)
         return loss, figures
 
     def relevance(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
@@ -395,6 +415,24 @@ class PackedObjective(nn.Module):
             each = F.binary_cross_entropy_with_logits(scores, target, reduction="none")
             losses.append((each * torch.where(target > 0, 3.0, 1.0)).mean())
         return torch.stack(losses).mean()
+
+    def times_and_edges(self, middle: Tensor, later: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """Cross entropies of the digits of each unit's stamp, and of the units at the ends of each first window."""
+        times, edges = [], []
+        for row, item in enumerate(batch.items):
+            pads = item.sample.pads.to(middle.device)
+            units = middle[row, pads].unflatten(0, (-1, item.unit_tokens)).mean(1)  # (U, D)
+            read = self.digits(units).float().view(-1, 10)  # (U 4, 10)
+            times.append(F.cross_entropy(read, item.digits.to(read.device).flatten()))
+            there = (item.edges[:, 0] >= 0).nonzero()[:, 0]
+            if len(there):
+                units = later[row, pads].unflatten(0, (-1, item.unit_tokens)).mean(1)
+                asks = later[row, item.ends[there].to(later.device)]  # (Q, D)
+                for side in range(2):
+                    scores = self.ends[side](asks) @ self.ends[2 + side](units).T  # (Q, U)
+                    target = item.edges[there, side].to(scores.device)
+                    edges.append(F.cross_entropy(scores.float() / units.shape[-1] ** 0.5, target))
+        return torch.stack(times).mean(), torch.stack(edges).mean() if edges else middle.sum() * 0.0
 
     def naming(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """Cross entropy of the colour and the deed that each query names."""
