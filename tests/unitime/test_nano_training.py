@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from shots.runtime.vision import transformers
 from unitime import UniTime, sequence
-from unitime.training import nano, scenes, text, train, vision
+from unitime.training import card, nano, scenes, text, train, vision
 from unitime.training.scenes import Ask, Told
 
 TOWER = {"depth": 2, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 2}
@@ -156,6 +157,19 @@ def test_a_run_through_the_whole_recipe_learns_and_its_model_grounds(made: Path,
         assert grounding.status == "ok" and grounding.moments
         assert all(0 <= m.start <= m.end <= film.duration and 0 <= m.score <= 1 for m in grounding.moments)
     assert model.ask(film, "What colour is the cube?", ["red", "blue"]).answer in ("red", "blue")
+
+
+def test_the_threshold_is_written_where_loading_finds_it_and_the_card_says_it(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(made / "text" / "model", folder)
+    threshold = train("unitime-nano-threshold", [f"model={folder}", "scenes=2", "seed=1"])
+    assert UniTime.from_pretrained(folder).threshold() == threshold
+    card.write_card(folder, [("language model", made / "text" / "log.jsonl")], machine="a machine")
+    said = (folder / "README.md").read_text()
+    assert f"probability of {threshold:g}" in said and "| language model | 30 |" in said and "a machine" in said
+    first = said
+    card.write_card(folder)
+    assert (folder / "README.md").read_text() == first  # from what is stored alone
 
 
 def test_a_stopped_run_goes_on_where_it_was(made: Path) -> None:

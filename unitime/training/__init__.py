@@ -2,9 +2,11 @@
 
 `scenes` draws and annotates what is trained on, `vision` trains nano's vision tower on dense labels, `nano` builds the
 nano model and its tokenizer and caches features, `text` trains a language model on packed queries. `adapt` trains any
-checkpoint on benchmarks' files: `lessons` makes the sequences, `lora` the adapters of a large model.
+checkpoint on benchmarks' files: `lessons` makes the sequences, `lora` the adapters of a large model. `calibrate` sets
+a model's threshold, `card` writes nano's card.
 
-Notable choice: nothing that decodes video or serves pages is imported on this path, `adapt` apart: its data are videos.
+Notable choice: nothing that decodes video or serves pages is imported on the way to nano's weights; `adapt` and
+`calibrate` read videos.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 from unitime.errors import UniTimeError
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
-TASKS = ("scenes", "vision", "nano", "text", "adapt", "grounding-steps")
+TASKS = ("scenes", "vision", "nano", "text", "calibrate", "adapt", "grounding-steps")
 _CLOCKS = {
     "scenes": "time_budget", "vision": "loop.time_budget", "text": "loop.time_budget", "adapt": "loop.time_budget",
 }  # fmt: skip
@@ -57,6 +59,10 @@ def train(recipe_path: str | Path, overrides: Iterable[str] = (), time_budget: f
         from unitime.training.text import TextRecipe
 
         return train_text(build(TextRecipe, recipe))
+    if task == "calibrate":
+        from unitime.training.calibrate import CalibrateRecipe, calibrate
+
+        return calibrate(build(CalibrateRecipe, recipe))
     if task == "adapt":
         from unitime.training.adapt import AdaptRecipe, train_adapt
 
