@@ -81,7 +81,7 @@ def test_env_tells_versions_and_the_dtype_with_its_reason(run: Run) -> None:
 def test_models_are_listed(run: Run) -> None:
     status, out, _ = run("models", "--json")
     assert status == 0
-    assert [model["name"] for model in json.loads(out)["models"]] == ["seedance-nano"]
+    assert [model["name"] for model in json.loads(out)["models"]] == ["seedance-nano", "unitime-nano"]
 
 
 # ----------------------------------------------------------------------------------------------------------- render

@@ -101,7 +101,8 @@ def answer(
         answerer: who answers; None is the model itself.
         grounded: whether to look for the moment first; if not, the whole window is read.
         window: (start, end) seconds to stay between; None is the whole video.
-        min_seconds: what a shorter moment is widened to; None is the rule's `answer_seconds`.
+        min_seconds: what a shorter moment is widened to; None is the rule's `answer_seconds`, or the
+            longest fine pass if that is shorter.
         frames: how many frames the answerer is shown; None is 32 for a callable, and for the model what its rule says.
         threshold: as for ``UniTime.ground``.
         max_tokens: of a free answer.
@@ -113,7 +114,8 @@ def answer(
     options = _check_options(options)
     if frames is not None and (isinstance(frames, bool) or not isinstance(frames, int) or frames < 1):
         raise UniTimeError(f"frames: {frames!r}; a whole number of at least 1 is needed")
-    least = model.model.rule.answer_seconds if min_seconds is None else min_seconds
+    rule = model.model.rule
+    least = min(rule.answer_seconds, rule.short_limit) if min_seconds is None else min_seconds
     if not np.isfinite(least) or least < 0:
         raise UniTimeError(f"min_seconds: {min_seconds!r}; a number of seconds is needed")
     handle = model.encode(video)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from seedance.errors import SeedanceError
+from seedance.training import RECIPES
 from shots.errors import ShotsError
 from shots.runtime.cards import code_commit, portable, share, span, table
 from shots.runtime.recipe import load_recipe
@@ -79,7 +80,7 @@ def write_card(
     if earlier := [_read(Path(run) / "training.json") for run in before]:
         facts["before"] = [{name: run[name] for name in ("steps", "clips_seen", "seconds")} for run in earlier]
     for path in recipes:
-        recipe = portable(load_recipe(path))
+        recipe = portable(load_recipe(path, shipped=[RECIPES]))
         facts.setdefault("recipes", {})[str(recipe.get("task"))] = recipe
     for path in reports:
         report = _read(Path(path))

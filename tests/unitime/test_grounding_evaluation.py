@@ -337,7 +337,7 @@ def test_evaluate_grounding_writes_predictions_and_prints_both_protocols(shell: 
     assert rows(benchmark)[0]["model"] == "unitime-nano"
     status, _, err = shell("evaluate", "grounding", "--videos", benchmark)
     assert (status, err.count("\n")) == (2, 1)
-    assert "--annotations FILE and --videos DIR are needed" in err
+    assert "give --annotations FILE and --videos DIR" in err
 
 
 def test_metrics_scores_files_by_the_protocol_asked_for(shell: Any, benchmark: Path) -> None:
