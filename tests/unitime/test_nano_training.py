@@ -132,6 +132,17 @@ def test_a_fine_item_answers_with_the_stamps_nearest_to_the_event(made: Path) ->
         assert abs(centres[inside][0] - centres[shown.index(start)]) <= 0.5
 
 
+def test_no_batch_is_empty_and_those_of_one_batch_are_about_as_long(made: Path) -> None:
+    asker = _asker(made, [_told(seed) for seed in range(4)], tokens=200)
+    for seed in range(5):
+        parts = nano.draw_pool(asker, random.Random(seed), 1.0, range(4))
+        assert all(parts)
+    asker = _asker(made, [_told(seed) for seed in range(4)], tokens=6000, kinds={"fine": 1.0})
+    parts = nano.draw_pool(asker, random.Random(0), 1.0, range(4))
+    lengths = [[len(item.sample.ids) for item in part] for part in parts]
+    assert max(max(part) - min(part) for part in lengths) < max(map(max, lengths)) - min(map(min, lengths))
+
+
 def test_a_coarse_item_lists_the_segments_that_the_event_overlaps(made: Path) -> None:
     asker = _asker(made, [_told(seed, at=1.0) for seed in range(6)], long=(60.0, 60.0))
     asker.told = [_told(0, at=1.0)] + [_told(9, at=9.0)] * 5

@@ -273,7 +273,7 @@ def train_text(recipe: TextRecipe) -> Path:
 def draw_pool(asker: Asker, rng: random.Random, share: float, scenes: Sequence[int]) -> list[list[Item]]:
     """Items for `_POOL` batches in random order, those of one batch about equally long, so that little is padding."""
     items: list[Item] = []
-    while sum(len(item.sample.ids) for item in items) < _POOL * asker.recipe.tokens:
+    while len(items) < _POOL or sum(len(item.sample.ids) for item in items) < _POOL * asker.recipe.tokens:
         items.append(asker.item(rng, share, scenes))
     items.sort(key=lambda item: len(item.sample.ids))
     total, done = sum(len(item.sample.ids) for item in items), 0
@@ -281,6 +281,9 @@ def draw_pool(asker: Asker, rng: random.Random, share: float, scenes: Sequence[i
     for item in items:
         parts[min(_POOL - 1, done * _POOL // total)].append(item)
         done += len(item.sample.ids)
+    for part in parts:
+        if not part:  # one item was longer than a batch
+            part.append(max(parts, key=len).pop())
     rng.shuffle(parts)
     return parts
 

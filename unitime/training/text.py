@@ -40,7 +40,8 @@ from unitime.prompts import Prompts
 from unitime.training.scenes import FPS, GAP, Ask, Told, joined, lone_questions
 
 UNIT_SECONDS = 0.5
-_MOST = {"ask": 8, "absent": 3, "qa": 5, "lone": 2}
+_MOST = {"ask": 14, "absent": 4, "qa": 2, "lone": 1}  # of a sequence; the video costs more than what is asked of it
+_WORDINGS = 3  # of each event, side by side in one sequence
 _OVERLAP = 0.3  # seconds of an event in a segment for it to be listed
 
 
@@ -126,7 +127,7 @@ class Asker:
         longest = told.duration
         if self.recipe.curriculum:
             longest = min(longest, 8.0 + 24.0 * share / self.recipe.curriculum)
-        length = longest if rng.random() < 0.5 else rng.uniform(min(4.0, longest), longest)
+        length = longest if rng.random() < 0.3 else rng.uniform(min(4.0, longest), longest)
         start = rng.uniform(0, told.duration - length)
         return self.fine(rng, scene, start, start + length)
 
@@ -156,12 +157,12 @@ class Asker:
         turns: list[tuple[str, str]] = []
         relevant: list[Tensor] = []
         named: list[tuple[int, int]] = []
-        for ask in rng.sample([*told.asks], min(_MOST["ask"], len(told.asks))):
+        for ask, wording in worded(rng, told.asks):
             inside = [(max(s, cut[0]), min(e, cut[1]), e - s) for s, e in ask.windows if s < cut[1] and e > cut[0]]
             if any(e - s < 0.5 * whole for s, e, whole in inside):
                 continue  # neither here nor not here
             answer = self.prompts.answer(self.snapped(inside, stamps, shift))
-            turns.append((self.prompts.ask_when(rng.choice(ask.texts)), answer))
+            turns.append((self.prompts.ask_when(wording), answer))
             relevant.append(self.covered(centres, inside))
             named.append(names_of(ask))
         for ask in rng.sample([*told.absent], min(_MOST["absent"], len(told.absent))):
@@ -231,9 +232,9 @@ class Asker:
         named: list[tuple[int, int]] = []
         edges = [(float(centres[i]) - seconds / 2, float(centres[j - 1]) + seconds / 2) for i, j in segments]
         asks = [ask for ask in told.asks if max(e for _, e in ask.windows) <= edges[-1][1]]
-        for ask in rng.sample(asks, min(_MOST["ask"], len(asks))):
+        for ask, wording in worded(rng, asks):
             hit = [k for k, (s, e) in enumerate(edges) if any(min(e, b) - max(s, a) > _OVERLAP for a, b in ask.windows)]
-            turns.append((self.prompts.ask_when(rng.choice(ask.texts)), self.prompts.segments(stamps[k] for k in hit)))
+            turns.append((self.prompts.ask_when(wording), self.prompts.segments(stamps[k] for k in hit)))
             relevant.append(self.covered(centres, [(s, e, e - s) for s, e in ask.windows]))
             named.append(names_of(ask))
         for ask in rng.sample([*told.absent], min(_MOST["absent"], len(told.absent))):
@@ -295,6 +296,12 @@ class Asker:
         digits = torch.tensor([[int(c) for c in f"{round(10 * t):04d}"] for t in shown])  # (U, 4)
         joint = sequence.join(prefix, tails)
         return Item(joint, features, torch.tensor(ends), meant, names, first_run(meant), digits, unit_tokens)
+
+
+def worded(rng: random.Random, asks: Sequence[Ask]) -> list[tuple[Ask, str]]:
+    """Events to ask for, each in up to three of its wordings, at most `_MOST` in all."""
+    said = [(ask, text) for ask in asks for text in rng.sample(ask.texts, min(_WORDINGS, len(ask.texts)))]
+    return rng.sample(said, min(_MOST["ask"], len(said)))
 
 
 def names_of(ask: Ask) -> tuple[int, int]:
@@ -401,7 +408,7 @@ class PackedObjective(nn.Module):
             words = self.naming(out.hidden_states[min(2, self.layer)], batch)
             times, edges = self.times_and_edges(out.hidden_states[self.layer], out.hidden_states[self.layer + 1], batch)
             figures |= {"aux": aux.detach(), "words": words.detach(), "times": times.detach(), "edges": edges.detach()}
-            loss = loss + self.weight * (aux + words + times + 0.5 * edges)
+            loss = loss + self.weight * (aux + words + times + edges)
         return loss, figures
 
     def relevance(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
