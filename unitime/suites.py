@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 SIDE, FPS = 128, 8.0
 FIRST_SEED = TRAINING_SEEDS + 400_000
 SHORT = {  # name: (videos, first seed, split, wording)
-    "short": (80, FIRST_SEED, "train", "train"),
-    "heldout_wordings": (40, FIRST_SEED + 1000, "train", "heldout"),
-    "heldout_combinations": (40, FIRST_SEED + 2000, "heldout", "train"),
+    "short": (60, FIRST_SEED, "train", "train"),
+    "heldout_wordings": (30, FIRST_SEED + 1000, "train", "heldout"),
+    "heldout_combinations": (30, FIRST_SEED + 2000, "heldout", "train"),
 }
-REPEATED_SEED, REPEATED = FIRST_SEED + 3000, 40
-LONG_SEED, LONG_SECONDS = FIRST_SEED + 10_000, (120, 180, 240, 300, 360, 420, 480, 540, 600, 200)
+REPEATED_SEED, REPEATED = FIRST_SEED + 3000, 30
+LONG_SEED, LONG_SECONDS = FIRST_SEED + 10_000, (120, 180, 240, 300, 420, 600)
 SHIFT = 4.0  # seconds of grey before the video
 
 
@@ -269,7 +269,7 @@ def _long(model: UniTime, limit: int | None, progress: Callable[[int, int, str],
     return found
 
 
-def questions(item: StageVideo, number: int, most: int = 12) -> list[tuple[str, list[str], str]]:
+def questions(item: StageVideo, number: int, most: int = 10) -> list[tuple[str, list[str], str]]:
     """(question, options, answer) of what one scene alone shows: what an actor does, turns into, looks like."""
     from unitime.training.scenes import lone_questions
 
