@@ -348,7 +348,7 @@ def _found(answers: Floats) -> float:
     if len(answers) == 0:
         return 1.0
     if len(answers) == 1:
-        return float(1.0 - np.exp(answers[0]))
+        return float(1.0 - np.exp(min(answers[0], 0.0)))
     return float(1.0 / (1.0 + np.exp(np.clip(answers[0] - answers[1], -500, 500))))
 
 
@@ -456,9 +456,7 @@ def rank(windows: Floats, mass: Floats, top_k: int, gap: float) -> list[Scored]:
     ``windows`` (n, 2) with their probabilities ``mass`` (n,). A window of no length is given that of one ``gap``. After
     the first, only the mass that no chosen window hits counts, and no two of them overlap by half.
     """
-    spans = windows.copy()
-    flat = spans[:, 1] <= spans[:, 0]
-    spans[flat] += np.array([-gap / 2, gap / 2])
+    spans = np.array([lengthened((a, b), gap) for a, b in windows.tolist()]).reshape(-1, 2)
     overlap = _iou(spans, spans)  # (n, n)
     hits = overlap >= 0.5
     gain = (hits + (overlap >= 0.7) + overlap) / 3
@@ -472,6 +470,12 @@ def rank(windows: Floats, mass: Floats, top_k: int, gap: float) -> list[Scored]:
         left = np.where(hits[best], 0.0, left)
         free &= ~hits[best]
     return chosen
+
+
+def lengthened(window: tuple[float, float], gap: float) -> tuple[float, float]:
+    """The window (start, end), or where it has no length so many seconds about it."""
+    start, end = window
+    return (start, end) if end > start else (start - gap / 2, end + gap / 2)
 
 
 def window_iou(a: tuple[float, float], b: tuple[float, float]) -> float:

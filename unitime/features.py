@@ -1,7 +1,7 @@
 """Vision features on disk, so that a video that was looked at once is not looked at again.
 
     cache = FeatureCache()
-    key = cache.key(source.digest, model.fingerprint, plan.key)
+    key = cache.key(source.digest, model.fingerprint, rule.shrink, plan.key)
     if (tensors := cache.get(key)) is None:
         cache.put(key, tensors := look())
 
@@ -62,7 +62,7 @@ class FeatureCache:
 
     @staticmethod
     def key(*parts: str) -> str:
-        """The key of what was made from all of `parts`: the video's digest, the model's fingerprint, the plan's key."""
+        """The key of what was made from all of `parts`: the video's digest, the model's fingerprint, ..."""
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def get(self, key: str) -> dict[str, torch.Tensor] | None:

@@ -40,6 +40,8 @@ from unitime.decode import (
     generate,
     ground_coarse,
     ground_fine,
+    lengthened,
+    spacing,
     window_iou,
 )
 from unitime.errors import UniTimeError
@@ -160,7 +162,7 @@ class VideoHandle:
     def _cached(self, plan: FramePlan) -> Features:
         if self.cache is None:
             return self._look(plan)
-        key = self.cache.key(self.digest, self.model.fingerprint, plan.key)
+        key = self.cache.key(self.digest, self.model.fingerprint, self.model.rule.shrink, plan.key)
         kept = self.cache.get(key)
         if kept is not None:
             return Features.from_tensors(kept)
@@ -239,9 +241,13 @@ class UniTime:
         """A handle on a video (a path or a :class:`shots.Video`), to be asked many times.
 
         Frames are looked at when the first question needs them, and kept for the next ones. Raises UniTimeError where
-        the file cannot be read.
+        the file cannot be read. A handle is given back as it is; one of another model is refused.
         """
-        return video if isinstance(video, VideoHandle) else VideoHandle(self.model, video, self.cache)
+        if not isinstance(video, VideoHandle):
+            return VideoHandle(self.model, video, self.cache)
+        if video.model is not self.model:
+            raise UniTimeError("video: this handle was encoded by another model; encode the video with this one")
+        return video
 
     def ground(
         self,
@@ -401,10 +407,12 @@ class _Search:
     def _from_text(self, text: str, plan: FramePlan) -> _Found:
         if text == self.model.prompts.not_found:
             return _Found((), 1.0, (), text)
-        windows = parse_windows(text)
+        stamps = np.unique(plan.stamps)
+        windows = [lengthened(window, spacing(stamps)) for window in parse_windows(text)]
         moments = _within([Moment(a, b, 1.0) for a, b in windows], plan.start, plan.end)[: self.top_k]
-        inside = [float(any(a <= t <= b for a, b in windows)) for t in plan.stamps]
-        return _Found(moments, 0.0, tuple(zip(plan.stamps, inside, strict=True)), text, bool(moments))
+        inside = [float(any(a <= t <= b for a, b in windows)) for t in stamps]
+        times = np.clip(stamps, plan.start, plan.end).tolist()
+        return _Found(moments, 0.0, tuple(zip(times, inside, strict=True)), text, bool(moments))
 
     def _absent(self, found: float, moments: Sequence[Moment]) -> float:
         """The probability that there is nothing: the model's own, or what its best score leaves."""
@@ -426,12 +434,8 @@ class _Search:
             else:
                 runs = [run for plan, a in zip(parts, answers, strict=True) for run in _runs(plan, a)]
                 candidates[query] = self._candidates(runs, (parts[0].start, parts[-1].end))
-        close: dict[str, list[tuple[_Candidate, _Found]]] = {query: [] for query in queries}
-        for candidate, asking in _by_window(candidates).items():
-            found_here = self.fine(candidate, asking)
-            for query in asking:
-                mine = next(c for c in candidates[query] if (c.start, c.end) == candidate)
-                close[query].append((mine, found_here[query]))
+        seen = {window: self.fine(window, asking) for window, asking in _by_window(candidates).items()}
+        close = {query: [(c, seen[c.start, c.end][query]) for c in candidates[query]] for query in queries}
         return [
             self._merged(close[query], _coarse_relevance(parts, [a[i] for a in retrieved])).grounding(query, threshold)
             for i, query in enumerate(queries)
@@ -623,5 +627,9 @@ def check_text(name: str, text: Any) -> None:
         raise UniTimeError(f"{name}: {text!r} is no text")
     if not text.strip():
         raise UniTimeError(f"{name}: one is empty; say in words what to look for")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UniTimeError(f"{name}: {text!r} holds half a letter (a lone surrogate); give it as UTF-8") from None
     if len(text) > QUERY_LENGTH:
         raise UniTimeError(f"{name}: one has {len(text)} characters; at most {QUERY_LENGTH} are read")

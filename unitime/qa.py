@@ -18,7 +18,7 @@ Notable choices:
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +116,7 @@ def answer(
         raise UniTimeError(f"frames: {frames!r}; a whole number of at least 1 is needed")
     rule = model.model.rule
     least = min(rule.answer_seconds, rule.short_limit) if min_seconds is None else min_seconds
-    if not np.isfinite(least) or least < 0:
+    if isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least < np.inf:
         raise UniTimeError(f"min_seconds: {min_seconds!r}; a number of seconds is needed")
     handle = model.encode(video)
     whole = handle.plan(window, "fine")
@@ -175,14 +175,15 @@ def _check_options(options: Sequence[str] | None) -> list[str] | None:
     """The options as a list. Raises UniTimeError for fewer than two, too many, an empty one, and what is no text."""
     if options is None:
         return None
-    if isinstance(options, str):
-        raise UniTimeError("options: a list of texts is needed, not one text")
+    from unitime.grounder import check_text
+
+    if isinstance(options, str) or not isinstance(options, Iterable):
+        raise UniTimeError(f"options: {options!r}; a list of texts is needed")
     listed = list(options)
     if not 2 <= len(listed) <= len(LETTERS):
         raise UniTimeError(f"options: there are {len(listed)}; 2 to {len(LETTERS)} are needed")
     for option in listed:
-        if not isinstance(option, str) or not option.strip():
-            raise UniTimeError(f"options: {option!r} is no text")
+        check_text("options", option)
     return listed
 
 

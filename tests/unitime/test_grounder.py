@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -130,6 +131,25 @@ def test_text_that_names_no_time_is_a_parse_error(unable: UniTime, film: Any) ->
     assert unable.ground(film(60), ["never"], decoding="text")[0].status == "parse_error"
 
 
+def test_text_that_names_an_instant_is_a_moment_about_it(able: UniTime, film: Any) -> None:
+    able.model.reply = lambda *_: "From 3.0 seconds to 3.0 seconds."
+    (found,) = able.ground(film(15), ["jump"], decoding="text")
+    assert found.status == "ok" and close(found.moments[0], 2.75, 3.25, 0.3)
+
+
+@pytest.mark.parametrize("decoding", ["constrained", "text"])
+def test_what_else_is_asked_changes_no_answer(able: UniTime, film: Any, decoding: Any) -> None:
+    able.model.events = EVENTS | {"last": [(50.0, 55.0)]}
+    queries = ["last", "twice", "apart"]  # what is looked at for the first is looked at last for the third
+    together = able.ground(film(60), queries, top_k=3, decoding=decoding)
+    assert [able.ground(film(60), [query], top_k=3, decoding=decoding)[0] for query in queries] == together
+
+
+def test_a_handle_of_another_model_is_refused(able: UniTime, unable: UniTime, film: Any) -> None:
+    with pytest.raises(UniTimeError, match="another model"):
+        able.ground(unable.encode(film(15)), ["jump"])
+
+
 def test_what_a_film_costs_is_paid_once(able: UniTime, film: Any) -> None:
     handle = able.encode(film(60))
     able.ground(handle, ["late"])
@@ -155,6 +175,9 @@ def test_what_was_seen_is_kept_on_disk_and_made_anew_when_damaged(untaught: UniT
         entry.write_bytes(entry.read_bytes()[:-9])
     assert ground() == first and sum(looks) == 2 * seen
     assert sorted(tmp_path.glob("*.safetensors")) == entries
+    untaught.model.rule = replace(untaught.model.rule, shrink="area")
+    ground()
+    assert sum(looks) == 3 * seen and len(list(tmp_path.glob("*.safetensors"))) == 2 * len(entries)
 
 
 def test_little_memory_changes_no_answer(able: UniTime, film: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +232,7 @@ def test_an_impossible_window_is_named(able: UniTime, film: Any, window: Any) ->
         able.ground(film(15), ["jump"], window=window)
 
 
-@pytest.mark.parametrize("queries", [[], [""], ["a", "  "], [3], None, 5, ["x" * 5000]])
+@pytest.mark.parametrize("queries", [[], [""], ["a", "  "], [3], None, 5, ["x" * 5000], ["\udcff"]])
 def test_queries_that_cannot_be_asked_are_named(able: UniTime, film: Any, queries: Any) -> None:
     with pytest.raises(UniTimeError, match="queries"):
         able.ground(film(15), queries)

@@ -103,7 +103,8 @@ def test_sampled_frames_are_as_many_as_asked_and_even(model: UniTime, film: Any)
     ("name", "arguments"),
     [("question", {"question": " "}), ("question", {"question": 3}), ("options", {"options": []}),
      ("options", {"options": ["a"]}), ("options", {"options": "ab"}), ("options", {"options": ["a", ""]}),
-     ("options", {"options": ["a"] * 27}), ("frames", {"frames": 0}), ("min_seconds", {"min_seconds": -1}),
+     ("options", {"options": ["a"] * 27}), ("options", {"options": 5}), ("options", {"options": ["a", "\udcff"]}),
+     ("min_seconds", {"min_seconds": "x"}), ("frames", {"frames": 0}), ("min_seconds", {"min_seconds": -1}),
      ("window", {"window": (5, 5)})],
 )  # fmt: skip
 def test_bad_arguments_are_named(model: UniTime, film: Any, name: str, arguments: Any) -> None:
