@@ -12,8 +12,8 @@ Notable choices:
   main claim.
 - Auxiliary heads, thrown away afterwards, say which colour and deed each query names (after two layers), which units it
   means and which stamp each unit stands under (at half depth), and where its first window begins and ends (a layer
-  later). So words, matching, times and edges are each learned from every query and every unit; writing the answer down
-  is learned on top of them.
+  later, at the end of the query and again at every token of the answer that is about to write that time). So words,
+  matching, times and edges are each learned from every query and every unit; writing down is learned on top of them.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class ShownPlan:
 class Item:
     """One packed sequence: the sample, its features (P, D) in the order of its video tokens, and for the auxiliary loss
     the token that ends each query (Q,), the units each means (Q, U) as 0 or 1, the colour and the deed that it names
-    (Q, 2) or -1, the units at the ends of its first window (Q, 2) or -1, the digits of each unit's stamp (U, 4), and
-    how many tokens a unit has."""
+    (Q, 2) or -1, the units at the ends of its first window (Q, 2) or -1, the tokens that are about to write those
+    times (W, 3), each with its query and side, the digits of each unit's stamp (U, 4), and the tokens of a unit."""
 
     sample: sequence.Sample
     features: Tensor
@@ -94,6 +94,7 @@ class Item:
     relevant: Tensor
     named: Tensor
     edges: Tensor
+    writers: Tensor
     digits: Tensor
     unit_tokens: int
 
@@ -111,6 +112,7 @@ class Asker:
         self.told, self.features, self.first = told, features, first
         self.tokenizer, self.recipe, self.family = tokenizer, recipe, family
         self.prompts = prompts if recipe.stamps else replace(prompts, marker="")
+        self.characters = {sequence.encode(tokenizer, [c])[0][0]: c for c in "0123456789."}
 
     def item(self, rng: random.Random, share: float, scenes: Sequence[int]) -> Item:
         """A random sample from the given scenes; `share` of the run is behind us."""
@@ -156,6 +158,7 @@ class Asker:
         )
         turns: list[tuple[str, str]] = []
         relevant: list[Tensor] = []
+        pointed: list[tuple[int, int]] = []
         named: list[tuple[int, int]] = []
         for ask, wording in worded(rng, told.asks):
             inside = [(max(s, cut[0]), min(e, cut[1]), e - s) for s, e in ask.windows if s < cut[1] and e > cut[0]]
@@ -164,10 +167,12 @@ class Asker:
             answer = self.prompts.answer(self.snapped(inside, stamps, shift))
             turns.append((self.prompts.ask_when(wording), answer))
             relevant.append(self.covered(centres, inside))
+            pointed.append(nearest_units(inside[0], stamps, shift) if inside else (-1, -1))
             named.append(names_of(ask))
         for ask in rng.sample([*told.absent], min(_MOST["absent"], len(told.absent))):
             turns.append((self.prompts.ask_when(rng.choice(ask.texts)), self.prompts.nothing()))
             relevant.append(torch.zeros(len(picks)))
+            pointed.append((-1, -1))
             named.append(names_of(ask))
         whole = start <= 0.01 and end >= told.duration - 0.01
         lone = [one for one in lone_questions(told) if one.start >= cut[0] - 0.3 and one.end <= cut[1] + 0.3]
@@ -175,11 +180,12 @@ class Asker:
             window = (one.start, one.end, one.end - one.start)
             turns.append((self.prompts.ask_when(one.text), self.prompts.answer(self.snapped([window], stamps, shift))))
             relevant.append(self.covered(centres, [window]))
+            pointed.append(nearest_units(window, stamps, shift))
         turns += self.questions(rng, told, start, end, whole, bool(captions))
         if captions:
             turns.append((self.prompts.caption, rng.choice(captions)))
         rows_of = self.first[scene] + torch.from_numpy(picks)
-        return self.packed(plan, self.features[rows_of].flatten(0, 1), turns, relevant, named, 4)
+        return self.packed(plan, self.features[rows_of].flatten(0, 1), turns, relevant, named, 4, pointed)
 
     def questions(
         self, rng: random.Random, told: Told, start: float, end: float, whole: bool, single: bool
@@ -262,12 +268,8 @@ class Asker:
         windows: Sequence[tuple[float, float, float]], stamps: NDArray[np.float64], shift: float
     ) -> list[tuple[float, float]]:
         """Each window's ends moved to the nearest stamps, which misses by less than the smallest enclosing window."""
-        snapped = []
-        for start, end, _ in windows:
-            first = int(np.abs(stamps - (start + shift)).argmin())
-            last = int(np.abs(stamps - (end + shift)).argmin())
-            snapped.append((float(stamps[first]), float(stamps[last])))
-        return snapped
+        units = [nearest_units(window, stamps, shift) for window in windows]
+        return [(float(stamps[first]), float(stamps[last])) for first, last in units]
 
     def packed(
         self,
@@ -277,6 +279,7 @@ class Asker:
         relevant: list[Tensor],
         named: list[tuple[int, int]],
         unit_tokens: int,
+        pointed: Sequence[tuple[int, int]] = (),
     ) -> Item:
         """Everything in one sequence; the first turns are the queries of `relevant`, the first of those of `named`."""
         if not turns:
@@ -285,17 +288,36 @@ class Asker:
         prefix = sequence.build_prefix(plan, self.prompts, self.tokenizer, self.family)
         tails = [sequence.continuation(self.tokenizer, self.prompts, turn, answer) for turn, answer in turns]
         head = len(sequence.encode(self.tokenizer, [self.prompts.header.replace("{role}", "assistant")])[0])
-        ends, place = [], len(prefix)
-        for tail in tails[: len(relevant)]:
+        ends, writers, place = [], [], len(prefix)
+        for query, tail in enumerate(tails[: len(relevant)]):
             asked = int((tail.labels == sequence.IGNORE).sum())
             ends.append(place + asked + head - 1)
+            written = self.stamps_in(tail.ids[asked + head :].tolist())[: 2 if plan.mode == "fine" else 0]
+            writers += [
+                (ends[-1] + token, query, side) for side, tokens in enumerate(written) for token in tokens
+            ]  # a token is written by the one before it
             place += len(tail)
         names = torch.tensor([*named, *[(-1, -1)] * (len(relevant) - len(named))])
         meant = torch.stack(relevant)
+        edges = torch.tensor(pointed) if pointed else first_run(meant)  # (Q, 2)
         shown = [t for t, (i, j) in zip(plan.segment_stamps, plan.segments, strict=True) for _ in range(i, j)]
         digits = torch.tensor([[int(c) for c in f"{round(10 * t):04d}"] for t in shown])  # (U, 4)
         joint = sequence.join(prefix, tails)
-        return Item(joint, features, torch.tensor(ends), meant, names, first_run(meant), digits, unit_tokens)
+        who = torch.tensor(writers, dtype=torch.long).view(-1, 3)
+        return Item(joint, features, torch.tensor(ends), meant, names, edges, who, digits, unit_tokens)
+
+    def stamps_in(self, ids: Sequence[int]) -> list[list[int]]:
+        """Where the tokens of each stamp of an answer stand in it; a stamp ends with the digit after its point."""
+        stamps: list[list[int]] = []
+        open_stamp, pointed = False, False
+        for place, token in enumerate(ids):
+            text = self.characters.get(token, "")
+            if open_stamp or text.isdigit():
+                if not open_stamp:
+                    stamps.append([])
+                stamps[-1].append(place)
+                open_stamp, pointed = not pointed, text == "."
+        return stamps
 
 
 def worded(rng: random.Random, asks: Sequence[Ask]) -> list[tuple[Ask, str]]:
@@ -307,6 +329,14 @@ def worded(rng: random.Random, asks: Sequence[Ask]) -> list[tuple[Ask, str]]:
 def names_of(ask: Ask) -> tuple[int, int]:
     """Colour and deed of a query, as numbers."""
     return COLOURS.index(ask.colour), ACTIONS.index(ask.kind)
+
+
+def nearest_units(
+    window: tuple[float, float, float], stamps: NDArray[np.float64], shift: float
+) -> tuple[int, int]:
+    """The units whose stamps are nearest to the ends of a window."""
+    first, last = (int(np.abs(stamps - (end + shift)).argmin()) for end in window[:2])
+    return first, last
 
 
 def first_run(meant: Tensor) -> Tensor:
@@ -436,8 +466,10 @@ class PackedObjective(nn.Module):
                 units = later[row, pads].unflatten(0, (-1, item.unit_tokens)).mean(1)
                 asks = later[row, item.ends[there].to(later.device)]  # (Q, D)
                 for side in range(2):
-                    scores = self.ends[side](asks) @ self.ends[2 + side](units).T  # (Q, U)
-                    target = item.edges[there, side].to(scores.device)
+                    about = item.writers[(item.writers[:, 2] == side) & (item.edges[item.writers[:, 1], 0] >= 0)]
+                    hands = later[row, about[:, 0].to(later.device)]  # (W, D)
+                    scores = self.ends[side](torch.cat([asks, hands])) @ self.ends[2 + side](units).T  # (Q + W, U)
+                    target = torch.cat([item.edges[there, side], item.edges[about[:, 1], side]]).to(scores.device)
                     edges.append(F.cross_entropy(scores.float() / units.shape[-1] ** 0.5, target))
         return torch.stack(times).mean(), torch.stack(edges).mean() if edges else middle.sum() * 0.0
 
