@@ -122,6 +122,9 @@ def evaluate_grounding(
 ) -> GroundingRun:
     """Ask a grounder every query of a benchmark, and score the answers by both protocols.
 
+    A query whose event a model calls not found has no windows and counts as a miss; published checkpoints, which know
+    no such answer, always give windows.
+
     Args:
         load: gives the grounder; called after everything else is found right, and not at all when nothing is to do.
         annotations: a file (or folder) that `read_annotations` reads.

@@ -334,10 +334,16 @@ class VisionLanguageModel:
         try:
             _family(json.loads(config.read_text()).get("model_type"))
             library = transformers()
-            net = library.AutoModelForImageTextToText.from_pretrained(folder, dtype=kind, attn_implementation=attention)
+            net, told = library.AutoModelForImageTextToText.from_pretrained(
+                folder, dtype=kind, attn_implementation=attention, output_loading_info=True
+            )
             tokenizer = library.AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError, KeyError) as error:
             raise UniTimeError(f"model: {folder} cannot be loaded ({_first_line(error)})") from error
+        if absent := sorted(told["missing_keys"]):  # transformers fills them at random, with no more than a warning
+            raise UniTimeError(
+                f"model: {folder} lacks {len(absent)} weights of its configuration ({absent[0]}, ...); fetch it again"
+            )
         if extra is not None:
             from unitime.adapters import merge_adapter
 

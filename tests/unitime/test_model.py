@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from shots.runtime.vision import transformers
 from unitime.errors import UniTimeError
@@ -268,3 +271,13 @@ def test_the_block_mask_of_a_pack_is_the_forest_of_its_chains() -> None:
     assert torch.equal(block_mask(2, (2, 3)), tree_mask([-1, 0, -1, 2, 3], prefix=2))
     with pytest.raises(UniTimeError, match="continuations"):
         pack([], 0)
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path, tiny_folders: dict[str, Path]) -> None:
+    folder = tmp_path / "partial"
+    shutil.copytree(tiny_folders["qwen2_vl"], folder)
+    tensors = load_file(folder / "model.safetensors")
+    gone = next(name for name in tensors if "layers.1.mlp" in name)
+    save_file({k: v for k, v in tensors.items() if k != gone}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UniTimeError, match="lacks 1 weights"):
+        VisionLanguageModel.from_pretrained(folder)
