@@ -39,7 +39,7 @@ SHORT = {  # name: (videos, first seed, split, wording)
     "heldout_combinations": (30, FIRST_SEED + 2000, "heldout", "train"),
 }
 REPEATED_SEED, REPEATED = FIRST_SEED + 3000, 30
-LONG_SEED, LONG_SECONDS = FIRST_SEED + 10_000, (120, 180, 240, 300, 420, 600)
+LONG_SEED, LONG_SECONDS = FIRST_SEED + 10_000, (120, 180, 240, 600)
 SHIFT = 4.0  # seconds of grey before the video
 
 

@@ -12,8 +12,9 @@ Notable choices:
   main claim.
 - Auxiliary heads, thrown away afterwards, say which colour and deed each query names (after two layers), which units it
   means and which stamp each unit stands under (at half depth), and where its first window begins and ends (a layer
-  later, at the end of the query and again at every token of the answer that is about to write that time). So words,
-  matching, times and edges are each learned from every query and every unit; writing down is learned on top of them.
+  later, at the end of the query and again at every token of the answer that is about to write that time; one head of
+  the next layer is made to look there). So words, matching, times and edges are each learned from every query and
+  every unit, and writing down is learned on top of them.
 """
 
 from __future__ import annotations
@@ -380,11 +381,12 @@ def collate(items: Sequence[Item], pad_id: int) -> PackedBatch:
 
 def lean_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, **_: Any
-) -> tuple[Tensor, None]:
+) -> tuple[Tensor, Tensor]:
     """transformers' eager attention without its copies: query heads that share keys are one product, nothing leaves the
     query's dtype. On a CPU in bf16 the fused kernel's backward pass is several times slower than this.
 
-    query (B, H, M, d), key and value (B, G, M, d), attention_mask additive (B, 1, M, M). Returns (B, M, H, d).
+    query (B, H, M, d), key and value (B, G, M, d), attention_mask additive (B, 1, M, M). Returns (B, M, H, d) and the
+    weights (B, H, M, M).
     """
     b, heads, m, d = query.shape
     groups = key.shape[1]
@@ -392,7 +394,7 @@ def lean_attention(
     scores = (grouped @ key.transpose(2, 3)).view(b, groups, heads // groups, m, m)
     weights = (scores + attention_mask[:, :, None].to(scores.dtype)).softmax(-1)
     out = weights.view(b, groups, heads // groups * m, m) @ value  # (B, G, H / G * M, d)
-    return out.view(b, heads, m, d).transpose(1, 2), None
+    return out.view(b, heads, m, d).transpose(1, 2), weights.view(b, heads, m, m)
 
 
 def use_lean_attention(model: Any) -> None:
@@ -426,7 +428,7 @@ class PackedObjective(nn.Module):
         mask = sequence.additive(batch.mask, hidden.dtype)
         out = self.language(
             inputs_embeds=hidden, position_ids=batch.positions, attention_mask=mask, use_cache=False,
-            output_hidden_states=True,
+            output_hidden_states=True, output_attentions=self.weight > 0,
         )  # fmt: skip
         wanted = batch.labels[:, 1:] != sequence.IGNORE
         logits = self.head(out.last_hidden_state[:, :-1][wanted]).float()  # (N, V)
@@ -437,8 +439,10 @@ class PackedObjective(nn.Module):
             aux = self.relevance(out.hidden_states[self.layer], batch)
             words = self.naming(out.hidden_states[min(2, self.layer)], batch)
             times, edges = self.times_and_edges(out.hidden_states[self.layer], out.hidden_states[self.layer + 1], batch)
-            figures |= {"aux": aux.detach(), "words": words.detach(), "times": times.detach(), "edges": edges.detach()}
-            loss = loss + self.weight * (aux + words + times + edges)
+            gaze = self.gaze(out.attentions[min(self.layer + 1, len(out.attentions) - 1)], batch)
+            parts = {"aux": aux, "words": words, "times": times, "edges": edges, "gaze": gaze}
+            figures |= {name: part.detach() for name, part in parts.items()}
+            loss = loss + self.weight * torch.stack(tuple(parts.values())).sum()
         return loss, figures
 
     def relevance(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
@@ -472,6 +476,19 @@ class PackedObjective(nn.Module):
                     target = torch.cat([item.edges[there, side], item.edges[about[:, 1], side]]).to(scores.device)
                     edges.append(F.cross_entropy(scores.float() / units.shape[-1] ** 0.5, target))
         return torch.stack(times).mean(), torch.stack(edges).mean() if edges else middle.sum() * 0.0
+
+    def gaze(self, weights: Tensor, batch: PackedBatch) -> Tensor:
+        """How far the first head of a layer is from looking at the unit whose time its token is about to write:
+        -log of its weight there; weights (B, H, M, M)."""
+        losses = []
+        for row, item in enumerate(batch.items):
+            known = item.writers[item.edges[item.writers[:, 1], 0] >= 0]  # (W, 3)
+            if len(known):
+                unit = item.edges[known[:, 1], known[:, 2]]  # (W,)
+                pads = item.sample.pads.view(-1, item.unit_tokens)[unit]  # (W, n)
+                seen = weights[row, 0, known[:, :1].to(weights.device), pads.to(weights.device)].float().sum(1)  # (W,)
+                losses.append(-(seen + 1e-4).log().mean())
+        return torch.stack(losses).mean() if losses else weights.sum() * 0.0
 
     def naming(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """Cross entropy of the colour and the deed that each query names."""
