@@ -13,8 +13,8 @@ Notable choices:
 - Auxiliary heads, thrown away afterwards, say which colour and deed each query names (after two layers), which units it
   means and which stamp each unit stands under (at half depth), and where its first window begins and ends (a layer
   later, at the end of the query and again at every token of the answer that is about to write that time; one head of
-  the next layer is made to look there). So words, matching, times and edges are each learned from every query and
-  every unit, and writing down is learned on top of them.
+  the next layer is made to look there, and the digits of that unit's stamp to be read off the token after it). So
+  words, matching, times, edges and copying are each learned from every query and every unit.
 """
 
 from __future__ import annotations
@@ -440,7 +440,8 @@ class PackedObjective(nn.Module):
             words = self.naming(out.hidden_states[min(2, self.layer)], batch)
             times, edges = self.times_and_edges(out.hidden_states[self.layer], out.hidden_states[self.layer + 1], batch)
             gaze = self.gaze(out.attentions[min(self.layer + 1, len(out.attentions) - 1)], batch)
-            parts = {"aux": aux, "words": words, "times": times, "edges": edges, "gaze": gaze}
+            told = self.told(out.hidden_states[min(self.layer + 2, len(out.hidden_states) - 2)], batch)
+            parts = {"aux": aux, "words": words, "times": times, "edges": edges, "gaze": gaze, "told": told}
             figures |= {name: part.detach() for name, part in parts.items()}
             loss = loss + self.weight * torch.stack(tuple(parts.values())).sum()
         return loss, figures
@@ -489,6 +490,17 @@ class PackedObjective(nn.Module):
                 seen = weights[row, 0, known[:, :1].to(weights.device), pads.to(weights.device)].float().sum(1)  # (W,)
                 losses.append(-(seen + 1e-4).log().mean())
         return torch.stack(losses).mean() if losses else weights.sum() * 0.0
+
+    def told(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Cross entropy of the digits of the time that a token is about to write, read off that token."""
+        losses = []
+        for row, item in enumerate(batch.items):
+            known = item.writers[item.edges[item.writers[:, 1], 0] >= 0]  # (W, 3)
+            if len(known):
+                digits = item.digits[item.edges[known[:, 1], known[:, 2]]]  # (W, 4)
+                read = self.digits(hidden[row, known[:, 0].to(hidden.device)]).float().view(-1, 10)  # (W 4, 10)
+                losses.append(F.cross_entropy(read, digits.to(read.device).flatten()))
+        return torch.stack(losses).mean() if losses else hidden.sum() * 0.0
 
     def naming(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """Cross entropy of the colour and the deed that each query names."""
