@@ -43,6 +43,7 @@ from unitime.training.scenes import FPS, GAP, Ask, Told, joined, lone_questions
 UNIT_SECONDS = 0.5
 _MOST = {"ask": 14, "absent": 4, "qa": 2, "lone": 1}  # of a sequence; the video costs more than what is asked of it
 _WORDINGS = 3  # of each event, side by side in one sequence
+_TIME_WEIGHT = 5.0  # of the tokens of a time beside 1 for the words of an answer, which are most of it
 _OVERLAP = 0.3  # seconds of an event in a segment for it to be listed
 
 
@@ -433,15 +434,24 @@ class PackedObjective(nn.Module):
         wanted = batch.labels[:, 1:] != sequence.IGNORE
         logits = self.head(out.last_hidden_state[:, :-1][wanted]).float()  # (N, V)
         target = batch.labels[:, 1:][wanted]
-        loss = F.cross_entropy(logits, target)
-        figures = {"answer": loss.detach(), "right": (logits.argmax(-1) == target).float().mean()}
+        each = F.cross_entropy(logits, target, reduction="none")
+        weight = torch.ones(wanted.shape, device=wanted.device)
+        for row, item in enumerate(batch.items):
+            weight[row, item.writers[:, 0].to(weight.device)] = _TIME_WEIGHT
+        weight = weight[wanted]
+        loss = (each * weight).sum() / weight.sum()
+        times = weight > 1
+        figures = {"answer": each.mean().detach(), "right": (logits.argmax(-1) == target).float().mean()}
+        if times.any():
+            figures["written"] = each[times].mean().detach()
         if self.weight:
             aux = self.relevance(out.hidden_states[self.layer], batch)
             words = self.naming(out.hidden_states[min(2, self.layer)], batch)
-            times, edges = self.times_and_edges(out.hidden_states[self.layer], out.hidden_states[self.layer + 1], batch)
+            middle, later = out.hidden_states[self.layer], out.hidden_states[self.layer + 1]
+            stamps, edges = self.times_and_edges(middle, later, batch)
             gaze = self.gaze(out.attentions[min(self.layer + 1, len(out.attentions) - 1)], batch)
             told = self.told(out.hidden_states[min(self.layer + 2, len(out.hidden_states) - 2)], batch)
-            parts = {"aux": aux, "words": words, "times": times, "edges": edges, "gaze": gaze, "told": told}
+            parts = {"aux": aux, "words": words, "times": stamps, "edges": edges, "gaze": gaze, "told": told}
             figures |= {name: part.detach() for name, part in parts.items()}
             loss = loss + self.weight * torch.stack(tuple(parts.values())).sum()
         return loss, figures
