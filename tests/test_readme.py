@@ -16,7 +16,7 @@ from unitime.training import RECIPES as GROUNDING_RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-CARDS = [ROOT / "seedance" / "nano" / "README.md", ROOT / "shots" / "stage" / "judge" / "README.md"]
+CARDS = [ROOT / folder / "README.md" for folder in ("seedance/nano", "shots/stage/judge", "unitime/nano")]
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 LINES = [line for kind, block in BLOCKS if not kind for line in block.splitlines() if line.startswith("seedance ")]
 TYPED = [line for line in LINES if "   " not in line.split("#")[0].rstrip()]  # the others are the synopsis

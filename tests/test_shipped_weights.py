@@ -42,6 +42,7 @@ def fingerprints() -> dict[str, list[float]]:
     from seedance.pipeline import SHIPPED, load_transformer, load_vae
     from shots.stage import render_film, write_film
     from shots.stage.judge import Judge
+    from unitime.model import VisionLanguageModel
 
     folder = SHIPPED["seedance-nano"]
     vae, transformer = load_vae(folder).eval(), load_transformer(folder).eval()
@@ -54,15 +55,25 @@ def fingerprints() -> dict[str, list[float]]:
     film = render_film(write_film(1_900_000_000, actors=1), 96, 96)
     reading = Judge.load(device="cpu").read(film.frames.numpy(), 12.0)
     facts = [reading.sound, *(max(values.values()) for values in reading.shot.values())]
+    grounder = VisionLanguageModel.from_pretrained("unitime-nano", dtype="fp32", device="cpu")
+    frames = ((_wave(2, 2, 64, 64, 3) + 1) * 127.5).to(torch.uint8)  # type: ignore[operator]
+    ids = torch.arange(40) * 7 % len(grounder.tokenizer)
+    with torch.no_grad():
+        hidden = grounder.run(grounder.embed(ids[None]), torch.arange(40).expand(3, 1, -1))
+        words = grounder.net.lm_head(hidden)
     return {
         "vae.encoder": _figures(latents),
         "vae.decoder": _figures(pixels),
         "transformer": _figures(velocity),
         "judge": [round(v, 6) for v in facts],
+        "unitime.vision": _figures(grounder.vision(frames).tokens),
+        "unitime.language": _figures(words),
     }
 
 
-@pytest.mark.parametrize("component", ["vae.encoder", "vae.decoder", "transformer", "judge"])
+@pytest.mark.parametrize(
+    "component", ["vae.encoder", "vae.decoder", "transformer", "judge", "unitime.vision", "unitime.language"]
+)
 def test_a_shipped_component_still_computes_what_it_did(component: str, found: dict[str, list[float]]) -> None:
     expected = json.loads(EXPECTED.read_text())[component]
     largest = max(abs(v) for v in expected)
