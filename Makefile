@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.developing: $(VENV)/.installed
-	$(PIP) --constraint constraints.txt --editable ".[dev,serve]"
+	$(PIP) --constraint constraints.txt --editable ".[dev,serve,demo,open]"
 	@touch $@
 
 render: $(VENV)/.installed
