@@ -30,7 +30,14 @@ from shots.errors import ShotsError
 from shots.runtime.budget import TimeBudget
 from shots.runtime.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from shots.runtime.device import pick_device, pick_dtype
-from shots.runtime.optim import MovingAverage, adamw, parameter_groups, set_learning_rate, warmup_stable_decay
+from shots.runtime.optim import (
+    OPTIMIZERS,
+    MovingAverage,
+    Optimizer,
+    parameter_groups,
+    set_learning_rate,
+    warmup_stable_decay,
+)
 from shots.runtime.runlog import RunLog
 from shots.runtime.speed import peak_flops
 
@@ -42,13 +49,14 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 class LoopConfig:
     """How long and how a run trains. At least one of `steps` and `time_budget` (seconds) must be set.
 
-    decay: share of the run over which the learning rate falls to `floor` times its height. threads: None leaves torch's
-    choice. device, dtype: None chooses. log_every, checkpoint_every: steps; checkpoint_seconds: a checkpoint at least
-    that often by the clock.
+    optimizer: "adamw", or "muon" for the tasks that name their hidden matrices. decay: share of the run over which the
+    learning rate falls to `floor` times its height. threads: None leaves torch's choice. device, dtype: None chooses.
+    log_every, checkpoint_every: steps; checkpoint_seconds: a checkpoint at least that often by the clock.
     """
 
     steps: int | None = None
     time_budget: float | None = None
+    optimizer: str = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     warmup_steps: int = 100
@@ -72,6 +80,8 @@ class LoopConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ShotsError(f"loop.{name}: {value} must be above zero")
+        if self.optimizer not in OPTIMIZERS:
+            raise ShotsError(f"loop.optimizer: {self.optimizer!r} is unknown; known are {', '.join(OPTIMIZERS)}")
         if self.accumulate < 1:
             raise ShotsError(f"loop.accumulate: {self.accumulate} must be 1 or more")
 
@@ -202,7 +212,7 @@ def run_loop(
     """Train `objective` in `out` (checkpoints, log.jsonl), resuming from its latest checkpoint.
 
     objective(batch, generator) -> (loss, {name: figure}). averaged: the module inside whose EMA is kept. batches: batch
-    number -> batch, the same for the same number. groups: AdamW groups; by default all of the objective's parameters.
+    number -> batch, the same for the same number. groups: of parameters; all of the objective's by default.
     count: batch -> (samples, floating-point operations of a training step on it). every_log: extra figures to log, such
     as sample films written. Returns where the run ended and the moving average.
     """
@@ -215,7 +225,8 @@ def run_loop(
     if device.type == "cpu":
         _keep_freed_memory()
     objective.to(device).train()
-    optimizer = adamw(groups or parameter_groups(objective, config.weight_decay), config.learning_rate)
+    made = OPTIMIZERS[config.optimizer]
+    optimizer = made(groups or parameter_groups(objective, config.weight_decay), config.learning_rate)
     average = MovingAverage(averaged, config.ema)
     progress = Progress()
     found = latest_checkpoint(out)
@@ -326,7 +337,7 @@ def _write_window(
     window: dict[str, Any],
     progress: Progress,
     norm: Tensor,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     peak: float,
     extra: dict[str, Any],
 ) -> None:

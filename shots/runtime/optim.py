@@ -2,6 +2,9 @@
 
 Notable choices:
 - AdamW with betas (0.9, 0.95) and fp32 masters; parameters of one dimension get no weight decay.
+- Muon (orthogonalised momentum, https://kellerjordan.github.io/posts/muon/) for the matrices inside a network where a
+  run asks for it, AdamW for all else; its steps are scaled to AdamW's size (arXiv 2502.16982), so one learning rate
+  serves both.
 - A model that follows muP hands over its own groups, each with `lr_scale`; others are one group.
 - Warm-up, stable, decay (arXiv 2404.06395): the decay starts when the last share of the run begins, whether the run is
   counted in steps or by the clock, so a run can be ended at any time and still decays.
@@ -9,31 +12,90 @@ Notable choices:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from shots.errors import ShotsError
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups for AdamW: matrices with weight decay, vectors and scalars without."""
+
+def parameter_groups(module: nn.Module, weight_decay: float, inside: nn.Module | None = None) -> list[dict[str, Any]]:
+    """Matrices with weight decay, vectors and scalars without; the linear maps of `inside` are a group marked
+    ``"hidden"``, which Muon takes."""
+    linear = [m.weight for m in inside.modules() if isinstance(m, nn.Linear)] if inside is not None else []
+    hidden = {id(weight) for weight in linear if weight.requires_grad}
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if p.ndim > 1 and id(p) not in hidden], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    if hidden:
+        groups.append(
+            {"params": [p for p in trained if id(p) in hidden], "weight_decay": weight_decay, "hidden": True}
+        )
+    return groups
 
 
 def adamw(
     groups: Iterable[dict[str, Any]], learning_rate: float, betas: tuple[float, float] = (0.9, 0.95)
 ) -> torch.optim.AdamW:
     """AdamW over `groups`; a group's `lr_scale` (default 1) multiplies the learning rate at every step."""
-    prepared = [{"lr_scale": 1.0, **group, "lr": learning_rate * group.get("lr_scale", 1.0)} for group in groups]
-    return torch.optim.AdamW(prepared, lr=learning_rate, betas=betas, fused=True)
+    return torch.optim.AdamW(_prepared(groups, learning_rate), lr=learning_rate, betas=betas, fused=True)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+def _prepared(groups: Iterable[dict[str, Any]], learning_rate: float) -> list[dict[str, Any]]:
+    return [{"lr_scale": 1.0, **group, "lr": learning_rate * group.get("lr_scale", 1.0)} for group in groups]
+
+
+class MuonAndAdamW:
+    """Muon over the groups marked ``"hidden"`` (see `parameter_groups`), AdamW over the others, as one optimizer.
+
+    Raises ShotsError when no group is marked.
+    """
+
+    def __init__(
+        self, groups: Iterable[dict[str, Any]], learning_rate: float, betas: tuple[float, float] = (0.9, 0.95)
+    ) -> None:
+        groups = list(groups)
+        hidden = [group for group in groups if group.get("hidden")]
+        if not hidden:
+            raise ShotsError("loop.optimizer: muon wants hidden matrices, which this task does not name; use adamw")
+        others = [group for group in groups if not group.get("hidden")]
+        made = torch.optim.Muon(_prepared(hidden, learning_rate), lr=learning_rate, adjust_lr_fn="match_rms_adamw")
+        self._parts: tuple[torch.optim.Optimizer, ...] = (adamw(others, learning_rate, betas), made)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of both."""
+        return [group for part in self._parts for group in part.param_groups]
+
+    def step(self) -> None:
+        """One step of both."""
+        for part in self._parts:
+            part.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        for part in self._parts:
+            part.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of both."""
+        return {"parts": [part.state_dict() for part in self._parts]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take states saved by `state_dict`."""
+        for part, saved in zip(self._parts, state["parts"], strict=True):
+            part.load_state_dict(saved)
+
+
+Optimizer = torch.optim.Optimizer | MuonAndAdamW
+OPTIMIZERS: dict[str, Callable[[Iterable[dict[str, Any]], float], Optimizer]] = {"adamw": adamw, "muon": MuonAndAdamW}
+
+
+def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
     """Give every group the rate times its `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["lr_scale"]

@@ -25,7 +25,14 @@ from seedance.training.vae import VAERecipe
 from shots.errors import ShotsError
 from shots.runtime.checkpoint import latest_checkpoint, load_checkpoint
 from shots.runtime.loop import LoopConfig, Prefetch, run_loop
-from shots.runtime.optim import MovingAverage, adamw, set_learning_rate, warmup_stable_decay
+from shots.runtime.optim import (
+    OPTIMIZERS,
+    MovingAverage,
+    adamw,
+    parameter_groups,
+    set_learning_rate,
+    warmup_stable_decay,
+)
 from shots.runtime.recipe import build, load_recipe
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -122,6 +129,31 @@ def test_a_group_keeps_its_own_scale_of_the_rate() -> None:
     optimizer = adamw([{"params": [a]}, {"params": [b], "lr_scale": 0.25}], 1.0)
     set_learning_rate(optimizer, 0.4)
     assert [group["lr"] for group in optimizer.param_groups] == [0.4, 0.1]
+
+
+def test_muon_moves_every_direction_of_a_hidden_matrix_alike_and_adamw_the_rest() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 2))
+    groups = parameter_groups(net, 0.0, inside=net[0])
+    assert [p.shape for group in groups for p in group["params"]] == [(2, 6), (6,), (2,), (6, 6)]
+    optimizer = OPTIMIZERS["muon"](groups, 0.1)
+    before, bias = net[0].weight.detach().clone(), net[0].bias.detach().clone()
+    net[0].weight.grad = torch.diag(torch.tensor([100.0, 10.0, 1.0, 1.0, 1.0, 1.0]))
+    net[0].bias.grad = torch.tensor([100.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+    optimizer.step()
+    step = (before - net[0].weight.detach()).diagonal()
+    assert step.min() > 0.5 * step.max() > 0  # the gradient's differ a hundredfold
+    assert torch.allclose(bias - net[0].bias.detach(), torch.full((6,), 0.1), atol=1e-3)
+    other = OPTIMIZERS["muon"](parameter_groups(net, 0.0, inside=net[0]), 0.1)
+    other.load_state_dict(optimizer.state_dict())
+    assert str(other.state_dict()) == str(optimizer.state_dict())
+
+
+def test_muon_without_hidden_matrices_is_refused() -> None:
+    with pytest.raises(ShotsError, match="hidden matrices"):
+        OPTIMIZERS["muon"](parameter_groups(nn.Linear(2, 2), 0.0), 0.1)
+    with pytest.raises(ShotsError, match=r"loop\.optimizer: 'sgd' is unknown"):
+        LoopConfig(steps=1, optimizer="sgd")
 
 
 def test_the_moving_average_follows_and_is_copied_back() -> None:

@@ -262,7 +262,7 @@ def train_text(recipe: TextRecipe) -> Path:
     trained = torch.nn.ModuleDict({"language": objective.language, "head": objective.head})
     _, average = run_loop(
         recipe.loop, objective, trained, batches, recipe.out,
-        groups=parameter_groups(objective, recipe.loop.weight_decay), count=count, every_log=look,
+        groups=parameter_groups(objective, recipe.loop.weight_decay, objective.language), count=count, every_log=look,
     )  # fmt: skip
     average.copy_to(trained)
     extra = {key: value for key, value in record.items() if key not in ("prompts", "rule")}

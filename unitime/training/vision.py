@@ -296,7 +296,8 @@ def train_vision(recipe: VisionRecipe) -> Path:
 
     each = 3 * flops(tower)
     _, average = run_loop(
-        recipe.loop, model, model.tower, batches, recipe.out, groups=parameter_groups(model, recipe.loop.weight_decay),
+        recipe.loop, model, model.tower, batches, recipe.out,
+        groups=parameter_groups(model, recipe.loop.weight_decay, model.tower),
         count=lambda batch: (len(batch["frames"]), each * len(batch["frames"])),
         to_device=lambda batch, device: {name: x.to(device) for name, x in batch.items()}, every_log=look,
     )  # fmt: skip
