@@ -3,12 +3,14 @@
 torchvision's PyPI wheel is a CUDA build. Beside a CPU torch its compiled operators do not load, and importing it (and
 with it almost any model of transformers) fails with "operator torchvision::nms does not exist". Everything we use of it
 is written in Python, so the guard declares the two operator schemas it looks for, and only when the compiled ones are
-really missing.
+really missing. Where torchao is installed transformers imports it, and its compiled operators do not load there either:
+it works without them, and what it says of that on every start is left out.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -41,6 +43,13 @@ def _guard() -> torch.library.Library | None:
     return library
 
 
+@cache
+def _quieten() -> None:
+    """Leave out what torchao warns of while it is imported; all else that these loggers have to say is kept."""
+    logging.getLogger("torchao").addFilter(lambda record: "Failed to load" not in str(record.msg))
+    logging.getLogger("torch.utils._pytree").addFilter(lambda record: "is an Enum subclass" not in str(record.msg))
+
+
 def torchvision() -> ModuleType:
     """The torchvision module with `transforms.v2`; compiled operators may be absent, what is Python works."""
     _guard()
@@ -53,6 +62,7 @@ def torchvision() -> ModuleType:
 def transformers() -> ModuleType:
     """The transformers module, safe to import beside any build of torchvision or none."""
     _guard()
+    _quieten()
     import transformers as module
 
     return module
