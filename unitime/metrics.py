@@ -213,7 +213,7 @@ def calibration_error(confidence: Sequence[float], right: Sequence[bool], bins: 
 
 def not_found(predictions: Sequence[Prediction], queries: Sequence[Query]) -> dict[str, float]:
     """How well absent events are told, in percent: recall (absent ones called not found), precision (of those called
-    so), and the `threshold` on the probability of absence that would give the best F1 on these queries."""
+    so), and the `threshold` on the probability of absence that would tell these queries apart best."""
     absent = np.array([query.windows == () for query in queries])
     called = np.array([made.status == "not_found" for made in predictions])
     both = float((absent & called).sum())
@@ -236,8 +236,10 @@ def calibrate_threshold(scores: Sequence[float], present: Sequence[bool]) -> flo
         scores: ``Grounding.not_found`` of each query, from `ground` with any threshold.
         present: whether it does happen.
 
-    Returns the threshold with the highest F1 of "not found", midway between the scores beside it. Raises UniTimeError
-    where there is not at least one of each kind.
+    Returns the threshold with the highest balanced accuracy (Youden's J: mean share of absent and of present
+    queries told right), midway between the scores beside it. F1 would reward a weak model for calling everything
+    absent; here that is worth a coin's throw, and of equally good thresholds the highest is taken, so that a model that
+    cannot tell withholds nothing. Raises UniTimeError where there is not at least one of each kind.
     """
     values = np.asarray(scores, dtype=np.float64)
     absent = ~np.asarray(present, dtype=bool)
@@ -250,9 +252,8 @@ def calibrate_threshold(scores: Sequence[float], present: Sequence[bool]) -> flo
     known = np.unique(values)
     edges = np.concatenate([[0.0], (known[1:] + known[:-1]) / 2, [1.0]])
     said = values[None, :] > edges[:, None]  # (edges, queries)
-    right = (said & absent).sum(axis=1)
-    f1 = 2 * right / np.maximum(said.sum(axis=1) + absent.sum(), 1)
-    return float(edges[int(f1.argmax())])
+    balanced = said[:, absent].mean(axis=1) + (~said)[:, ~absent].mean(axis=1)
+    return float(edges[np.flatnonzero(balanced >= balanced.max() - 1e-12)[-1]])
 
 
 def accuracy(answers: Sequence[Hashable], truth: Sequence[Hashable]) -> float:

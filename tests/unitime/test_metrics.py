@@ -258,7 +258,8 @@ def test_absent_events_are_scored_apart_and_leave_the_other_figures_alone() -> N
 def test_the_calibrated_threshold_tells_absent_from_present() -> None:
     scores, present = [0.1, 0.2, 0.35, 0.6, 0.9], [True, True, True, False, False]
     assert 0.35 < calibrate_threshold(scores, present) < 0.6
-    assert calibrate_threshold([0.5, 0.4], [True, False]) < 0.4  # no threshold tells them apart: all are absent
+    assert calibrate_threshold([0.5, 0.4], [True, False]) == 1.0  # no threshold tells them apart: nothing is withheld
+    assert calibrate_threshold([0.5] * 9 + [0.4], [False] * 9 + [True]) == pytest.approx(0.45)
     rng = np.random.default_rng(0)
     absent = rng.random(400) < 0.3
     noisy = np.clip(np.where(absent, 0.7, 0.3) + rng.normal(0, 0.1, 400), 0, 1)
@@ -266,7 +267,18 @@ def test_the_calibrated_threshold_tells_absent_from_present() -> None:
     for bad in (([], []), ([0.1], [True]), ([0.1, 0.2], [True]), ([0.1, math.nan], [True, False])):
         with pytest.raises(UniTimeError, match="present|scores"):
             calibrate_threshold(*bad)
-    assert calibrate_threshold([0.5, 0.5, 0.5], [False, True, True]) == 0.0  # equals stay together
+    assert calibrate_threshold([0.5, 0.5, 0.5], [False, True, True]) == 1.0  # equals stay together
+
+
+def test_a_weak_model_is_not_made_to_call_everything_absent() -> None:
+    # Seven in ten absent and scores that hardly tell: the best F1 of "not found" would come from saying it always.
+    rng = np.random.default_rng(1)
+    absent = rng.random(2000) < 0.7
+    scores = np.clip(0.5 + 0.05 * absent + rng.normal(0, 0.1, 2000), 0, 1)
+    threshold = calibrate_threshold(scores.tolist(), (~absent).tolist())
+    kept, called = (scores <= threshold)[~absent].mean(), (scores > threshold)[absent].mean()
+    assert kept > 0.4 and called > 0.4
+    assert kept + called > 1.1
 
 
 def test_calibration_error_is_the_mean_gap_between_confidence_and_truth() -> None:
