@@ -3,8 +3,8 @@
 Notable choices (after "Tensor Programs V", https://arxiv.org/abs/2203.03466, appendix D, and
 https://arxiv.org/abs/2505.15270):
 
-- A few Adam steps on one toy batch at a rate above the useful range; then the slope of log mean |activation| against
-  log width, per place, averaged over seeds. Right muP gives slopes near 0 everywhere.
+- A few steps of AdamW without decay, or of Muon, on one toy batch at a rate above the useful range; then the slope of
+  log mean |activation| against log width, per place, averaged over seeds. Right muP gives slopes near 0 everywhere.
 - The readout and the residual projections start at zero, so updates 2 to 5 are read: before the first update zero
   proves nothing.
 - Two faults can be planted, to show that the check would see them: they show up in different places (the last layer,
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from seedance import flow, mup
 from seedance.conditioning import Conditioning, collate
 from seedance.dit import DiTConfig, VideoDiT
+from shots.runtime.optim import OPTIMIZERS
 
 Fault = Literal["hidden_lr", "readout"]
 
@@ -48,23 +49,25 @@ def coordinate_check(
     updates: int = 5,
     lr: float = 2**-8,
     fault: Fault | None = None,
+    optimizer: str = "adamw",
 ) -> Coordinates:
     """Trains toy DiTs of ``widths`` for a few steps and fits the slopes.
 
     Args:
         lr: rate at the base width 256.
         fault: "hidden_lr" leaves the hidden learning rate unscaled, "readout" does not divide the readout's input.
+        optimizer: "adamw" (without decay) or "muon".
     """
     totals: dict[str, dict[int, float]] = {}
     for width in widths:
         for seed in seeds:
-            for place, size in _sizes(width, seed, updates, lr, fault).items():
+            for place, size in _sizes(width, seed, updates, lr, fault, optimizer).items():
                 places = totals.setdefault(place, {})
                 places[width] = places.get(width, 0.0) + size / len(seeds)
     return Coordinates(totals, {place: _slope(sizes) for place, sizes in totals.items()})
 
 
-def _sizes(width: int, seed: int, updates: int, lr: float, fault: Fault | None) -> dict[str, float]:
+def _sizes(width: int, seed: int, updates: int, lr: float, fault: Fault | None, optimizer: str) -> dict[str, float]:
     """Mean |activation| per place over updates 2 and later."""
     torch.manual_seed(seed)
     config = DiTConfig(
@@ -78,14 +81,14 @@ def _sizes(width: int, seed: int, updates: int, lr: float, fault: Fault | None) 
         aux_labels={"label": 4},
     )
     model = VideoDiT(config)
-    groups = mup.param_groups(model, lr)
+    groups = mup.param_groups(model, lr, optimizer=optimizer)
     if fault == "hidden_lr":
         for group in groups:
             group["lr"] = lr
     for module in model.modules():
         if fault == "readout" and isinstance(module, mup.Readout):
             module.multiplier = 1.0
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
+    stepper = OPTIMIZERS[optimizer]([{**group, "lr_scale": group["lr"] / lr} for group in groups], lr)
 
     seen: dict[str, list[float]] = {}
     reading = False
@@ -120,9 +123,9 @@ def _sizes(width: int, seed: int, updates: int, lr: float, fault: Fault | None) 
         reading = update >= 2
         v, logits = model(flow.interpolate(x0, eps, t), t, films, labels_out=True)
         auxiliary = nn.functional.cross_entropy(logits["label"].flatten(0, -2), labels.flatten())
-        optimizer.zero_grad()
+        stepper.zero_grad()
         (flow.flow_loss(v, x0, eps) + auxiliary).backward()
-        optimizer.step()
+        stepper.step()
     return {place: sum(sizes) / len(sizes) for place, sizes in seen.items()}
 
 

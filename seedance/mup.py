@@ -8,6 +8,8 @@ Notable choices:
   1/sqrt(fan_in); learning rate / width multiplier for hidden only; readout starts at zero and its input is divided by
   the width multiplier.
 - The base width is nano's, 256, so nano itself is trained with plain rates and everything tuned on it carries over.
+- Under Muon a hidden matrix moves by lr * sqrt(width) in spectral norm when its steps have AdamW's size, so its rate
+  falls with the square root of the multiplier only (arXiv 2502.16982, section 2.2, put beside table 1 above).
 - Beyond the paper: Adam's eps goes with the gradients' size (1 / multiplier for hidden), and decay keeps lr * decay
   constant.
 - Head size stays fixed and heads grow, so attention keeps 1/sqrt(d).
@@ -92,10 +94,11 @@ def init_weights(model: nn.Module) -> None:
 
 
 def param_groups(
-    model: nn.Module, lr: float, *, weight_decay: float = 0.0, eps: float = 1e-8, multiplier: float | None = None
-) -> list[dict[str, Any]]:
-    """AdamW groups of a model with a ``config`` of :class:`HasWidth`: hidden matrices at lr / m, eps / m and decay *
-    m; vectors undecayed.
+    model: nn.Module, lr: float, *, weight_decay: float = 0.0, eps: float = 1e-8, multiplier: float | None = None,
+    optimizer: str = "adamw",
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Groups of a model with a ``config`` of :class:`HasWidth`: hidden matrices at lr / m, eps / m and decay * m;
+    vectors undecayed. For "muon" the hidden matrices are marked ``"hidden"`` and have lr / sqrt(m), decay * sqrt(m).
 
     ``multiplier`` is width / base width when the model has no config. Schedules must multiply each group's own
     ``lr``.
@@ -109,11 +112,14 @@ def param_groups(
             groups.setdefault((role_of(name)[0], name.endswith("weight")), []).append(parameter)
     made = []
     for (role, matrix), parameters in groups.items():
+        muon = optimizer == "muon" and role == "hidden" and matrix
         m = multiplier if role == "hidden" else 1.0
+        if muon:
+            m = m**0.5
         made.append(
             {
                 "params": parameters, "lr": lr / m, "eps": eps / m, "weight_decay": weight_decay * m if matrix else 0.0,
-                "role": role,
+                "role": role, **({"hidden": True} if muon else {}),
             }
         )  # fmt: skip
     return made

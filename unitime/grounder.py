@@ -66,7 +66,20 @@ CANDIDATES = 3  # runs of segments that are looked at closely, for each query
 POOLED = 12  # segments of a long video that are shown together once more, for each query
 DEFAULT_THRESHOLD = 0.5  # for models that can say "not found"
 
+Check = Callable[[], None]
+"""Raises where nobody waits for the work any more; called between its parts."""
+
 T = TypeVar("T")
+
+
+def watch(cancelled: threading.Event | None) -> Check:
+    """What raises UniTimeError once the event is set."""
+
+    def check() -> None:
+        if cancelled is not None and cancelled.is_set():
+            raise UniTimeError("cancelled: nobody waits for the answer any more")
+
+    return check
 
 
 @dataclass(frozen=True)
@@ -138,13 +151,16 @@ class VideoHandle:
             duration=self.duration, height=self.height, width=self.width, window=window, mode=mode
         )  # fmt: skip
 
-    def features(self, plan: FramePlan) -> Features:
-        """What the vision tower makes of a plan's frames: from memory, from the cache on disk, or by looking."""
-        return self._features.get(plan.key, lambda: self._cached(plan), lambda f: f.nbytes)
+    def features(self, plan: FramePlan, check: Check = watch(None)) -> Features:
+        """What the vision tower makes of a plan's frames: from memory, from the cache on disk, or by looking.
 
-    def prefix(self, plan: FramePlan, mode: str) -> Prefix:
+        check: asked before each batch of frames is looked at; what it raises leaves the handle as it was.
+        """
+        return self._features.get(plan.key, lambda: self._cached(plan, check), lambda f: f.nbytes)
+
+    def prefix(self, plan: FramePlan, mode: str, check: Check = watch(None)) -> Prefix:
         """The plan's frames as the model has read them, with the instruction of "fine", "coarse" or "answering"."""
-        return self.prefix_of(plan, mode, plan.key, lambda: self.features(plan))
+        return self.prefix_of(plan, mode, plan.key, lambda: self.features(plan, check))
 
     def prefix_of(self, plan: Any, mode: str, key: Hashable, features: Callable[[], Features]) -> Prefix:
         """The same for anything that is shown like a plan; ``key`` names what it shows."""
@@ -159,20 +175,23 @@ class VideoHandle:
 
         return self._prefixes.get((key, instruction), read, lambda p: p.nbytes)
 
-    def _cached(self, plan: FramePlan) -> Features:
+    def _cached(self, plan: FramePlan, check: Check) -> Features:
         if self.cache is None:
-            return self._look(plan)
+            return self._look(plan, check)
         key = self.cache.key(self.digest, self.model.fingerprint, self.model.rule.shrink, plan.key)
         kept = self.cache.get(key)
         if kept is not None:
             return Features.from_tensors(kept)
-        features = self._look(plan)
+        features = self._look(plan, check)
         self.cache.put(key, features.tensors())
         return features
 
-    def _look(self, plan: FramePlan) -> Features:
+    def _look(self, plan: FramePlan, check: Check) -> Features:
+        parts = []
         try:
-            parts = [self.model.vision(frames, plan.grid) for frames in self.frames(plan)]
+            for frames in self.frames(plan):
+                check()
+                parts.append(self.model.vision(frames, plan.grid))
         except ShotsError as error:
             raise UniTimeError(str(error)) from error
         return Features.cat(parts)
@@ -272,7 +291,7 @@ class UniTime:
                 "fine" takes one fine pass whatever the length, "coarse" always looks coarsely first.
             threshold: ``not_found`` above which nothing is given; 1 always gives moments, None is the model's own.
             decoding: "constrained" to the stamps shown, with probabilities; or "text", the model's own words, greedy.
-            cancelled: set it to stop between passes, which raises UniTimeError.
+            cancelled: set it to stop between passes and batches of frames, which raises UniTimeError.
 
         Returns one :class:`Grounding` a query, in order.
         """
@@ -312,10 +331,17 @@ class UniTime:
 
         return answer(self, video, question, options, answerer=answerer, cancelled=cancelled, **policy)
 
-    def caption(self, video: Any, *, window: Window | None = None, max_tokens: int = 64) -> str:
-        """One sentence on what a video, or a window (start, end) of it, shows."""
+    def caption(
+        self,
+        video: Any,
+        *,
+        window: Window | None = None,
+        max_tokens: int = 64,
+        cancelled: threading.Event | None = None,
+    ) -> str:
+        """One sentence on what a video, or a window (start, end) of it, shows. ``cancelled`` as for :meth:`ground`."""
         handle = self.encode(video)
-        prefix = handle.prefix(handle.plan(window), "answering")
+        prefix = handle.prefix(handle.plan(window), "answering", watch(cancelled))
         return generate(self.model, prefix, [self.model.prompts.caption], max_tokens)[0]
 
     def threshold(self, threshold: float | None = None) -> float:
@@ -376,9 +402,9 @@ class _Search:
     def model(self) -> VisionLanguageModel:
         return self.handle.model
 
-    def check(self) -> None:
-        if self.cancelled is not None and self.cancelled.is_set():
-            raise UniTimeError("cancelled: nobody waits for the answer any more")
+    @property
+    def check(self) -> Check:
+        return watch(self.cancelled)
 
     # Fine.
 
@@ -386,7 +412,7 @@ class _Search:
         """One fine pass over a window for some queries."""
         self.check()
         plan = self.handle.plan(window, "fine")
-        prefix = self.handle.prefix(plan, "fine")
+        prefix = self.handle.prefix(plan, "fine", self.check)
         if self.decoding == "text":
             turns = [self.model.prompts.ask_when(query) for query in queries]
             texts = generate(self.model, prefix, turns)
@@ -447,7 +473,7 @@ class _Search:
 
     def _retrieve(self, plan: FramePlan, queries: Sequence[str]) -> list[CoarseAnswer]:
         self.check()
-        prefix = self.handle.prefix(plan, "coarse")
+        prefix = self.handle.prefix(plan, "coarse", self.check)
         return self._listed(prefix, plan.segment_stamps, queries)
 
     def _listed(
@@ -494,7 +520,7 @@ class _Search:
         pool = _Pool.of(parts, sorted(best))
         prefix = self.handle.prefix_of(
             pool, "coarse", pool.key, lambda: Features.cat([
-                self.handle.features(parts[p]).select(range(*parts[p].segments[s])) for p, s in pool.members
+                self.handle.features(parts[p], self.check).select(range(*parts[p].segments[s])) for p, s in pool.members
             ]),
         )  # fmt: skip
         answer = self._listed(prefix, pool.segment_stamps, [query], pool.adjacent)[0]

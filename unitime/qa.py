@@ -106,9 +106,9 @@ def answer(
         frames: how many frames the answerer is shown; None is 32 for a callable, and for the model what its rule says.
         threshold: as for ``UniTime.ground``.
         max_tokens: of a free answer.
-        cancelled: set it to stop while the moment is looked for, which raises UniTimeError.
+        cancelled: set it to stop between passes and batches of frames, which raises UniTimeError.
     """
-    from unitime.grounder import check_text
+    from unitime.grounder import check_text, watch
 
     check_text("question", question)
     options = _check_options(options)
@@ -133,7 +133,9 @@ def answer(
         text, option = _understood(answerer(shown[: frames or FRAMES], question, options), options)
         return Answer(question, text, option, None, evidence, seen, found)
     plan = handle.plan(seen) if frames is None else sampled(handle, seen, frames)
-    prefix = handle.prefix(plan, "answering")
+    check = watch(cancelled)
+    check()
+    prefix = handle.prefix(plan, "answering", check)
     prompts = model.model.prompts
     turn = prompts.ask(question, options)
     if options is None:

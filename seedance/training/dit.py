@@ -342,7 +342,8 @@ def train_dit(recipe: DiTRecipe) -> Path:
         transformer.aux.requires_grad_(False)  # several processes wait for the gradient of every trained weight
     transformer.checkpointing = recipe.checkpointing
     objective = Objective(transformer, recipe)
-    groups = mup.param_groups(transformer, 1.0, weight_decay=recipe.loop.weight_decay)
+    loop = recipe.loop
+    groups = mup.param_groups(transformer, 1.0, weight_decay=loop.weight_decay, optimizer=loop.optimizer)
     watcher = Watcher(recipe, feeder, vae.to(device), transformer, log)
 
     def count(task: Task) -> tuple[int, float]:

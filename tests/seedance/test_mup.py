@@ -87,6 +87,13 @@ def test_activations_keep_their_size_from_width_64_to_512() -> None:
     assert check.worst <= 0.3, check.slopes
 
 
+def test_activations_keep_their_size_under_muon_and_a_fault_is_detected_there() -> None:
+    check = coordinate_check((64, 256), seeds=(0,), optimizer="muon", lr=2**-6)
+    assert check.worst <= 0.3, check.slopes
+    fault = coordinate_check((64, 256), seeds=(0,), optimizer="muon", lr=2**-6, fault="hidden_lr")
+    assert fault.worst > 0.3, fault.slopes
+
+
 def test_an_unscaled_hidden_rate_is_detected() -> None:
     check = coordinate_check((64, 512), seeds=(0,), fault="hidden_lr")
     assert check.worst > 0.3 and check.slopes["layer 3 mlp_out"] > 0.6, check.slopes
