@@ -6,8 +6,8 @@
 `api` takes requests, `pipeline` turns a script into a film and holds the model folder. The parts: `text` encodes
 words, `conditioning` puts every task into one form, `dit` is the transformer with the positions of `rope` and the
 widths of `mup`, `flow` is what it learns, `samplers` draw by it, `vae` and `shapes` go between pixels and latents.
-`evaluation` measures, `coordinates` checks muP, `training` makes the weights; `recipes`,
-`suites`, `examples` and `nano`, the shipped model, are files.
+`evaluation` measures, `coordinates` checks muP, `training` makes the weights. `jobs` is the queue of a server, which
+takes what `settle` has checked. `recipes`, `suites`, `examples` and `nano`, the shipped model, are files.
 
 Notable choice: public names are looked up on first use, so `import seedance` loads no torch.
 """
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from seedance.api import RenderRequest, RenderResult, render
     from seedance.dit import DiTConfig, VideoDiT
     from seedance.errors import SeedanceError
+    from seedance.jobs import Jobs
     from seedance.pipeline import Seedance
     from seedance.vae import VAEConfig, VideoVAE
 
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "DiTConfig": "seedance.dit",
+    "Jobs": "seedance.jobs",
     "RenderRequest": "seedance.api",
     "RenderResult": "seedance.api",
     "Seedance": "seedance.pipeline",
@@ -40,6 +42,7 @@ _HOME = {
 
 __all__ = [
     "DiTConfig",
+    "Jobs",
     "RenderRequest",
     "RenderResult",
     "Seedance",
