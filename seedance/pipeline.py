@@ -38,7 +38,7 @@ from seedance import flow, samplers
 from seedance.conditioning import Conditioning, collate
 from seedance.dit import DiTConfig, VideoDiT
 from seedance.errors import SeedanceError
-from seedance.shapes import RATIO_S, RATIO_T, VideoShape, fit_frames, fit_side
+from seedance.shapes import NATIVE, RATIO_S, RATIO_T, Ratio, fit_frames
 from seedance.text import TextEncoder
 from seedance.vae import VAEConfig, VideoVAE
 from shots.errors import ShotsError
@@ -79,6 +79,15 @@ class Defaults:
     )
     shift_tokens: int = 80
 
+    @property
+    def ratio(self) -> Ratio:
+        """How pixels become latents; models of other families have their own."""
+        return NATIVE
+
+    def fit_size(self, height: int, width: int) -> tuple[int, int]:
+        """The nearest height and width the model renders."""
+        return self.ratio.fit_side(height), self.ratio.fit_side(width)
+
 
 class Sizes(TypedDict, total=False):
     """A film's sizes; what is left out or None is the model's default. See :meth:`Seedance.__call__`."""
@@ -106,10 +115,11 @@ class Plan:
     Attributes:
         script: the script, every shot with its seconds.
         frames: pixel frames of each shot.
-        height, width: pixels, multiples of 16.
+        height, width: pixels, multiples of the ratio's side (16).
         fps: frames per second.
         seed: of the noise.
         notes: what was adjusted, one sentence each.
+        ratio: of pixels to latents.
     """
 
     script: Script
@@ -119,16 +129,17 @@ class Plan:
     fps: float
     seed: int
     notes: tuple[str, ...] = ()
+    ratio: Ratio = NATIVE
 
     @property
     def latent_frames(self) -> tuple[int, ...]:
         """Latent frames of each shot: the first frame alone, then four at a time, rounded up."""
-        return tuple(latent_frames(n) for n in self.frames)
+        return tuple(self.ratio.latent_frames(n) for n in self.frames)
 
     @property
     def grid(self) -> tuple[int, int]:
         """Latent height and width."""
-        return self.height // RATIO_S, self.width // RATIO_S
+        return self.height // self.ratio.space, self.width // self.ratio.space
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -137,13 +148,13 @@ class Plan:
 
     @property
     def tokens(self) -> int:
-        """Latent cells of the film, the tokens of the DiT."""
-        return math.prod(self.latent_shape)
+        """Tokens of the film: its latent cells, or patches of them where the model's ratio says so."""
+        return sum(self.ratio.tokens(n, self.height, self.width) for n in self.frames)
 
 
 def latent_frames(frames: int) -> int:
     """Latent frames that hold ``frames`` pixel frames of one shot."""
-    return VideoShape(fit_frames(frames), RATIO_S, RATIO_S).latent.frames
+    return NATIVE.latent_frames(frames)
 
 
 @dataclass
@@ -182,6 +193,7 @@ class LatentFilm:
                 "script": Script.from_dict(plan["script"]),
                 "frames": tuple(plan["frames"]),
                 "notes": tuple(plan["notes"]),
+                "ratio": Ratio(**plan.get("ratio", {})),
             }
             return cls(latents, Plan(**plan), json.loads(about["record"]))
         except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
@@ -695,17 +707,16 @@ def make_plan(
     """Checks and settles a film's sizes without a model. Arguments as in :meth:`Seedance.__call__`."""
     script = read_script(script_or_prompt)
     notes: list[str] = []
-    sides = []
-    said = {key: value for key, value in sizes.items() if value is not None}
-    for what, side in (("height", said.get("height", defaults.height)), ("width", said.get("width", defaults.width))):
-        side = int(_number(what, side, 1, 8192))
-        fitted = fit_side(side)
+    said, ratio = {key: value for key, value in sizes.items() if value is not None}, defaults.ratio
+    asked = [int(_number(what, said.get(what, getattr(defaults, what)), 1, 8192)) for what in ("height", "width")]
+    sides = defaults.fit_size(*asked)
+    for what, side, fitted in zip(("height", "width"), asked, sides, strict=True):
         if fitted != side:
-            notes.append(f"{what} {side} is not a multiple of {RATIO_S}; {fitted} is used")
-        sides.append(fitted)
+            odd = f"is not a multiple of {ratio.side}" if side % ratio.side else "is no size of this model"
+            notes.append(f"{what} {side} {odd}; {fitted} is used")
     rate = float(_number("fps", said.get("fps", defaults.fps), 0.1, 240.0))
     seconds = max(1, round(defaults.seconds * rate))
-    otherwise = int(_number("num_frames", said.get("num_frames", seconds), 1, MAX_LATENT_FRAMES * RATIO_T))
+    otherwise = int(_number("num_frames", said.get("num_frames", seconds), 1, MAX_LATENT_FRAMES * ratio.time))
     frames = []
     for number, shot in enumerate(script.shots, start=1):
         if shot.seconds is not None:
@@ -717,14 +728,15 @@ def make_plan(
         else:
             count = otherwise
         frames.append(count)
-    if (total := sum(latent_frames(n) for n in frames)) > MAX_LATENT_FRAMES:
+    if (total := sum(ratio.latent_frames(n) for n in frames)) > MAX_LATENT_FRAMES:
         raise SeedanceError(
             f"script: {sum(frames)} frames are {total} latent frames, the limit is {MAX_LATENT_FRAMES}; "
             "make several films"
         )
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise SeedanceError(f"seed: {seed!r} is not a whole number from 0 to 2^63 - 1")
-    return Plan(_with_seconds(script, frames, rate), tuple(frames), sides[0], sides[1], rate, seed, tuple(notes))
+    words = _with_seconds(script, frames, rate)
+    return Plan(words, tuple(frames), sides[0], sides[1], rate, seed, tuple(notes), ratio)
 
 
 def read_script(script_or_prompt: Script | str | dict[str, Any]) -> Script:

@@ -55,6 +55,47 @@ class LatentShape:
         return self.frames * self.height * self.width
 
 
+@dataclass(frozen=True)
+class Ratio:
+    """How a model's pixels become latent cells, and cells tokens; the defaults are this package's own VAE and DiT.
+
+    Attributes:
+        time: pixel frames of every latent frame but the first, which holds one.
+        space: pixels along a side of a latent cell.
+        patch, patch_time: latent cells along a side of a token, and latent frames of one.
+    """
+
+    time: int = RATIO_T
+    space: int = RATIO_S
+    patch: int = 1
+    patch_time: int = 1
+
+    @property
+    def side(self) -> int:
+        """What a video's sides are multiples of, in pixels."""
+        return self.space * self.patch
+
+    def latent_frames(self, frames: int) -> int:
+        """Latent frames that hold ``frames`` pixel frames of one shot."""
+        return 1 + max(0, -(-(frames - 1) // self.time))
+
+    def fit_frames(self, frames: int) -> int:
+        """The smallest 1 + ``time`` n that is not below ``frames``."""
+        return 1 + (self.latent_frames(frames) - 1) * self.time
+
+    def fit_side(self, side: int) -> int:
+        """The allowed side nearest to ``side``."""
+        return max(self.side, round(side / self.side) * self.side)
+
+    def tokens(self, frames: int, height: int, width: int) -> int:
+        """Tokens of one shot of ``frames`` pixel frames."""
+        steps = -(-self.latent_frames(frames) // self.patch_time)
+        return steps * (height // self.side) * (width // self.side)
+
+
+NATIVE = Ratio()
+
+
 def fit_frames(frames: int) -> int:
     """The smallest 1 + 4n that is not below `frames`."""
     return 1 + max(0, -(-(frames - 1) // RATIO_T)) * RATIO_T
