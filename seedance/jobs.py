@@ -499,11 +499,21 @@ class Jobs:
             self.sweep()
 
     def fail(self, id_: str, code: str, message: str) -> None:
-        """The job was not made. code: "render_failed", "worker_died", "cancelled" or "interrupted"; message: for a
-        person."""
+        """The job was not made. code: "render_failed", "worker_died", "cancelled", ...; message: for a person."""
         status: Status = code if code in ("cancelled", "interrupted") else "failed"  # type: ignore[assignment]
         with self._changed:
             self._end(id_, status, code, message)
+            self._let_go(id_)
+
+    def interrupt(self, id_: str) -> None:
+        """A job being made is made no more, through no fault of its own: it is interrupted, or in line again."""
+        with self._changed:
+            for path in (self.folder / "films" / id_).glob(".*.part"):  # what its writer left
+                path.unlink(missing_ok=True)
+            if self.limits.requeue:
+                self._table.execute("UPDATE jobs SET status = 'queued', started_at = NULL WHERE id = ?", (id_,))
+            else:
+                self._end(id_, "interrupted", "interrupted", "the server stopped while it was made; ask again")
             self._let_go(id_)
 
     # ------------------------------------------------------------------ keeping house
@@ -577,7 +587,9 @@ class Jobs:
 
     def _recover(self) -> None:
         """Put right what a process that was killed left."""
-        for row in self._table.execute("SELECT id, status FROM jobs WHERE status IN ('in_progress', 'interrupted')"):
+        for row in self._table.execute(
+            "SELECT id, status FROM jobs WHERE status IN ('in_progress', 'interrupted')"
+        ).fetchall():
             folder = self.folder / "films" / row["id"]
             if (folder / "film.mp4").exists():  # made, and killed before the row said so
                 self._table.execute(
@@ -585,10 +597,8 @@ class Jobs:
                     "error_code = NULL, error_message = NULL WHERE id = ?",
                     (time.time(), _size(folder), row["id"]),
                 )  # fmt: skip
-            elif row["status"] == "in_progress" and self.limits.requeue:
-                self._table.execute("UPDATE jobs SET status = 'queued', started_at = NULL WHERE id = ?", (row["id"],))
             elif row["status"] == "in_progress":
-                self._end(row["id"], "interrupted", "interrupted", "the server stopped while it was made; ask again")
+                self.interrupt(row["id"])
         known = {row["id"] for row in self._table.execute("SELECT id FROM jobs")}
         for folder in (self.folder / "films").iterdir():
             if _ID.fullmatch(folder.name) and folder.name not in known:

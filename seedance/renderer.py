@@ -1,0 +1,269 @@
+"""A process that makes films, one after another: what `seedance.workers` starts, and talks to line by line.
+
+    python -m seedance.renderer --load seedance.renderer:load --device cpu --threads 1
+
+    in    {"make": ID, "request": {...}, "folder": DIR}         {"cancel": ID}
+    out   {"id": ID, "share": 0.4, "stage": "rendering", "step": 10, "steps": 25, "previews": [base64 JPEG, ...]}
+          {"id": ID, "done": {...}}                             {"id": ID, "failed": [CODE, MESSAGE]}
+
+Notable choices:
+- A process and not a thread: sampling holds the interpreter's lock often enough to make a server stutter, and a film
+  that needs more memory than there is takes the renderer with it, not the server. It asks to be killed first.
+- It lives as long as its standard input: when the server is gone, however it went, the renderer goes at once.
+- What makes a film is named as "module:function" and imported here: `load(model, device)` gives a function
+  `make(task, report)`. So the studio's server can add what `seedance` must not import, such as a verifier.
+- A cancelled job is noticed at its next report: `report` raises Cancelled, which runs through sampler and writer, and
+  they leave nothing behind.
+- Previews are the first frames of the shots, decoded from where the latents are heading, never in more than a tenth of
+  the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import io
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from seedance.errors import SeedanceError
+from shots.errors import ShotsError, ShotsFailure
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from seedance.pipeline import LatentFilm, Seedance
+
+log = logging.getLogger(__name__)
+
+SAMPLING = 0.9  # share of a film's time before it is decoded and written
+PREVIEWS = 8  # pictures, one a shot
+_APART = 1.0  # seconds between previews, at least
+_OFTEN = 0.05  # seconds between what is said within a stage
+_PART = 0.1  # of the time, at most, for previews
+
+
+class Cancelled(Exception):
+    """Nobody wants the film any more."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One film to be made: a settled request (`seedance.settle`), and the folder with its pictures that it goes to."""
+
+    id: str
+    request: dict[str, Any]
+    folder: Path
+
+    def picture(self, name: str) -> Path | None:
+        """The file of "image" or "last_image", where one was given."""
+        path = self.folder / f"{name}.png"
+        return path if path.exists() else None
+
+
+@dataclass(eq=False)
+class Report:
+    """Says how a task goes, and raises Cancelled when it is to stop."""
+
+    say: Callable[[dict[str, Any]], None]
+    cancelled: threading.Event
+    _last: tuple[str, float] = ("", 0.0)
+
+    def __call__(self, share: float, stage: str, step: int = 0, steps: int = 0, previews: Sequence[bytes] = ()) -> None:
+        if self.cancelled.is_set():
+            raise Cancelled
+        now = time.monotonic()
+        if stage == self._last[0] and now - self._last[1] < _OFTEN and not previews:
+            return
+        self._last = stage, now
+        pictures = [base64.b64encode(picture).decode() for picture in previews]
+        self.say({"share": share, "stage": stage, "step": step, "steps": steps, "previews": pictures})
+
+
+Make = Callable[[Task, Report], Mapping[str, Any]]
+"""Writes film.mp4 into the task's folder, whole or not at all, and returns what is to be said of it."""
+
+Load = Callable[[str, str | None], Make]
+"""`load(model, device)`."""
+
+
+def load(model: str, device: str | None) -> Make:
+    """A maker of films with a model by name, folder or hub id. It does not verify."""
+    from seedance.pipeline import Seedance
+
+    pipe = Seedance.from_pretrained(model, device=device)
+
+    def make(task: Task, report: Report) -> dict[str, Any]:
+        if task.request.get("verify"):
+            raise SeedanceError("verify: this server has no grounder to verify with; leave verify and retakes out")
+        film = draw(pipe, task, report)
+        return write(pipe, film, task, report)
+
+    return make
+
+
+def draw(pipe: Seedance, task: Task, report: Report, until: float = SAMPLING) -> LatentFilm:
+    """The latents of a task's film: all of it, or the shots that are to be taken again. until: share of the work."""
+    from seedance.pipeline import LatentFilm
+
+    request = task.request
+    report(0.0, "rendering")
+    preview = _Preview(pipe)
+
+    def step(done: int, steps: int, heading: Tensor) -> None:
+        report(until * done / steps, "rendering", done, steps, preview(heading[0]) if done < steps else ())
+
+    how: dict[str, Any] = {name: request.get(name) for name in ("steps", "guidance_scale", "sampler")}
+    how |= {"negative_prompt": request.get("negative_prompt", ""), "callback": step}
+    if request.get("shots"):
+        old = LatentFilm.load(task.folder / "source.safetensors")
+        preview.lengths = old.plan.latent_frames
+        return pipe.retake(old, request["shots"], script=request["script"], seed=request["seed"], **how)
+    sizes: dict[str, Any] = {name: request[name] for name in ("seed", "height", "width", "fps")}
+    plan = pipe.plan(request["script"], **sizes)
+    preview.lengths = plan.latent_frames
+    pictures = {name: task.picture(name) for name in ("image", "last_image")}
+    return pipe.sample([plan], image=pictures["image"], last_image=pictures["last_image"], **how)[0]
+
+
+def write(pipe: Seedance, film: LatentFilm, task: Task, report: Report) -> dict[str, Any]:
+    """Put a film, its latents and its record into the task's folder. Returns what is said of it."""
+    report(SAMPLING, "writing")
+    film.save(task.folder / "film.state.safetensors")
+    record = pipe.write(film, task.folder / "film.mp4")
+    return {"warnings": record["warnings"], "timings": record["timings"], "frames": record["frames"]}
+
+
+class _Preview:
+    """Small pictures of where a film is heading, as often as they are cheap."""
+
+    def __init__(self, pipe: Seedance) -> None:
+        self.lengths: Sequence[int] = ()  # latent frames of each shot
+        self._pipe = pipe
+        self._spent = 0.0
+        self._began = self._last = time.monotonic()
+
+    def __call__(self, heading: Tensor) -> tuple[bytes, ...]:
+        """Latents (C, t, h, w) -> JPEG pictures, one a shot; none when it is too early for the next."""
+        now = time.monotonic()
+        if now - self._last < _APART or self._spent > _PART * (now - self._began):
+            return ()
+        from PIL import Image
+
+        from seedance.pipeline import decode_latents
+
+        pictures = []
+        for latents in heading.split(list(self.lengths), dim=1)[:PREVIEWS]:  # (C, n, h, w)
+            frame = next(decode_latents(self._pipe.vae, [latents[:, :1]]))[0]  # uint8 (H, W, 3)
+            file = io.BytesIO()
+            Image.fromarray(frame).save(file, "JPEG", quality=80)
+            pictures.append(file.getvalue())
+        self._last = time.monotonic()
+        self._spent += self._last - now
+        return tuple(pictures)
+
+
+# -------------------------------------------------------------------------------------------------------- the process
+
+
+class _Server:
+    """The other end of the lines."""
+
+    def __init__(self, lines: IO[str], out: IO[str]) -> None:
+        self._out = out
+        self._writing = threading.Lock()
+        self._cancelled: dict[str, threading.Event] = {}
+        self.tasks: queue.Queue[Task] = queue.Queue()
+        threading.Thread(target=self._listen, args=(lines,), daemon=True).start()
+
+    def say(self, line: Mapping[str, Any]) -> None:
+        with self._writing:
+            self._out.write(json.dumps(line) + "\n")
+            self._out.flush()
+
+    def report(self, id_: str) -> Report:
+        return Report(lambda line: self.say({"id": id_, **line}), self._cancelled[id_])
+
+    def _listen(self, lines: IO[str]) -> None:
+        for text in lines:
+            line = json.loads(text)
+            if "make" in line:
+                self._cancelled = {line["make"]: threading.Event()}
+                self.tasks.put(Task(line["make"], line["request"], Path(line["folder"])))
+            elif line.get("cancel") in self._cancelled:
+                self._cancelled[line["cancel"]].set()
+        os._exit(1)  # the server is gone, and nobody waits for what is being made
+
+
+def run(task: Task, make: Callable[[], Make], server: _Server) -> None:
+    """Make one film and say how it went."""
+    report = server.report(task.id)
+    try:
+        made: dict[str, Any] = {"done": dict(make()(task, report))}
+    except Cancelled:
+        made = {"failed": ["cancelled", "it was cancelled while it was made"]}
+    except ShotsFailure as error:
+        log.exception("%s: failed", task.id)
+        made = {"failed": ["storage", _without(error, task)]}
+    except (SeedanceError, ShotsError) as error:
+        made = {"failed": ["invalid_request", _without(error, task)]}
+    except Exception as error:
+        log.exception("%s: failed", task.id)
+        made = {"failed": ["render_failed", "the renderer failed; the server's log says why"]}
+        if isinstance(error, MemoryError) or "OutOfMemoryError" in type(error).__name__ or "allocate mem" in str(error):
+            made = {"failed": ["out_of_memory", "there is too little memory for this film; make it shorter or smaller"]}
+    server.say({"id": task.id, **made})
+
+
+def _without(error: Exception, task: Task) -> str:
+    """What an error says, without the server's folders."""
+    return str(error).replace(f"{task.folder}/", "").replace(str(task.folder), "the job's folder")
+
+
+def main() -> None:
+    """Make films until standard input ends."""
+    parser = argparse.ArgumentParser(prog="python -m seedance.renderer", description="Makes films for a server.")
+    parser.add_argument("--load", default="seedance.renderer:load", help="module:function that loads what makes films")
+    parser.add_argument("--device", help="cpu, cuda, ...; by default the best there is")
+    parser.add_argument("--threads", type=int, help="of torch, on the CPU")
+    said = parser.parse_args()
+    logging.basicConfig(stream=sys.stderr, format="renderer: %(message)s", level=logging.WARNING)
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints goes to the log, and not among the lines
+    with contextlib.suppress(OSError):
+        os.nice(5)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+    server = _Server(sys.stdin, out)
+    if said.threads:
+        import torch
+
+        torch.set_num_threads(said.threads)
+    module, _, name = said.load.partition(":")
+    load_: Load = getattr(import_module(module), name)
+    loaded: dict[str, Make] = {}
+    while True:
+        task = server.tasks.get()
+
+        def maker(model: str = task.request["model"]) -> Make:
+            if model not in loaded:
+                loaded.clear()  # one model at a time is in memory
+                loaded[model] = load_(model, said.device)
+            return loaded[model]
+
+        run(task, maker, server)
+
+
+if __name__ == "__main__":
+    main()
