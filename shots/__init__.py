@@ -4,6 +4,9 @@
 `clip` is the one training sample and `folder` makes such samples of real clips; `stage` is the film set whose every
 fact is known, with its judge; `protocols` says what is expected of models, and `runtime` is what they all need.
 
+`evaluation` says whether a film shows what its script says: `claims` takes scripts apart, `evidence` asks models,
+`calibration` weighs what they say, `cuts` (with its `detectors`) finds shots, and `quality` measures how films look.
+
 Notable choices:
 - Public names are looked up on first use, so `import shots` loads neither torch nor a video library.
 - Nothing here imports `seedance` or `unitime`; what needs a model takes it as an argument typed by a `Protocol`
@@ -16,42 +19,57 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from shots.calibration import Calibration
     from shots.clip import Clip, ClipShot
+    from shots.cuts import CutList, find_cuts
     from shots.errors import ShotsError
+    from shots.evaluation import Report, ShotReport, verify
     from shots.images import fit_image, read_image
     from shots.script import Script, Shot
     from shots.video import Video, VideoInfo, VideoWriter, probe, read_record, read_video
 
 _HOME = {
+    "Calibration": "shots.calibration",
     "Clip": "shots.clip",
     "ClipShot": "shots.clip",
+    "CutList": "shots.cuts",
+    "Report": "shots.evaluation",
     "Script": "shots.script",
+    "ShotReport": "shots.evaluation",
     "Shot": "shots.script",
     "ShotsError": "shots.errors",
     "Video": "shots.video",
     "VideoInfo": "shots.video",
     "VideoWriter": "shots.video",
+    "find_cuts": "shots.cuts",
     "fit_image": "shots.images",
     "probe": "shots.video",
     "read_image": "shots.images",
     "read_record": "shots.video",
     "read_video": "shots.video",
+    "verify": "shots.evaluation",
 }
 
 __all__ = [
+    "Calibration",
     "Clip",
     "ClipShot",
+    "CutList",
+    "Report",
     "Script",
     "Shot",
+    "ShotReport",
     "ShotsError",
     "Video",
     "VideoInfo",
     "VideoWriter",
+    "find_cuts",
     "fit_image",
     "probe",
     "read_image",
     "read_record",
     "read_video",
+    "verify",
 ]
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from shots.script import Script
-    from shots.video import Video
+    from shots.stage.judge.read import Reading
+    from shots.video import Frames, Video
 
 
 class Renderer(Protocol):
@@ -55,7 +56,18 @@ class Captioner(Protocol):
     def caption(self, video: Video | str | Path) -> Script: ...
 
 
+@runtime_checkable
 class Answerer(Protocol):
-    """Answers a question about a video in words, or with one of the options."""
+    """Answers a question about a video in words, or with one of the options.
+
+    One that also takes `window=` (seconds) is asked about a stretch of the video; a reply with `scores`, one a option,
+    is weighed by them.
+    """
 
     def ask(self, video: Video | str | Path, question: str, options: Sequence[str] | None = None) -> str: ...
+
+
+class FilmJudge(Protocol):
+    """Reads the facts of a stage shot, uint8 (T, H, W, 3), off its pictures; `shots.stage.judge.Judge` is one."""
+
+    def read(self, frames: Frames, fps: float) -> Reading: ...

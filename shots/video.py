@@ -569,6 +569,28 @@ def _every(path: Path, begin: float, stop: float, size: tuple[int, int] | None) 
                 yield time, _resized(_rgb(frame), size)
 
 
+def each_frame(path: str | Path, *, least: tuple[int, int] | None = None) -> Iterator[tuple[float, Frames]]:
+    """Every frame of a file in order, one (time, uint8 (H, W, 3)) after the other: times are when each is first shown.
+
+    least: (height, width): much larger pictures are shrunk to no less than this, which is faster; None keeps the size.
+    One picture is held at a time. Raises ShotsError for a file that is no video or has no picture that can be read.
+    """
+    if least is not None and min(least) < 1:
+        raise ShotsError(f"least: {least}; (height, width) of at least 1 x 1 is needed")
+    return _converted(Path(path), _rgb if least is None else _Shrinker(least))
+
+
+def _converted(path: Path, convert: Callable[[Any], Frames]) -> Iterator[tuple[float, Frames]]:
+    """Every frame, converted."""
+    seen = False
+    with _opened(path) as container:
+        for time, frame in _decoded(container, path):
+            seen = True
+            yield time, convert(frame)
+    if not seen:
+        raise ShotsError(f"video: {path} holds no picture that can be decoded")
+
+
 def frames_at(
     path: str | Path, times: Sequence[float] | Times, *, least: tuple[int, int] | None = None
 ) -> Iterator[tuple[float, Frames]]:

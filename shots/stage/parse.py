@@ -556,6 +556,11 @@ def _with_cast(actor: ActorFacts, whole: Facts) -> ActorFacts:
     return replace(actor, size=actor.size or known.size, surface=actor.surface or known.surface)
 
 
+def readings(script: Script) -> list[Reading]:
+    """Everything that each shot of `script` says, with the set, style and looks that its film caption adds."""
+    return _readings(script)[1]
+
+
 def facts_of_script(script: Script) -> list[Facts]:
     """The facts that each shot of `script` asks for, with the set, style and looks that its film caption adds."""
     return [reading.facts for reading in _readings(script)[1]]
