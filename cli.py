@@ -131,7 +131,17 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _grounder_arguments(parser: Parser) -> None:
     parser.add_argument("--model", default="unitime-nano", metavar="NAME|DIR|HUB-ID", help="default: unitime-nano")
-    parser.add_argument("--adapter", metavar="DIR", help="LoRA weights to put on the model")
+    _weights_arguments(parser)
+
+
+def _weights_arguments(parser: Any) -> None:
+    parser.add_argument("--adapter", metavar="DIR|HUB-ID", help="LoRA weights to put on the model")
+    parser.add_argument(
+        "--prompts", metavar="FORMAT", help="how the checkpoint is spoken to, such as timelens-7b (default: recognised)"
+    )
+    parser.add_argument(
+        "--quantization", choices=("int8", "int4"), help="keep the language model in fewer bits (needs torchao)"
+    )
     parser.add_argument("--no-cache", dest="cache", action="store_false", help="keep no vision features on disk")
 
 
@@ -139,7 +149,10 @@ def _grounder(arguments: argparse.Namespace) -> Any:
     import unitime
 
     cache = unitime.FeatureCache() if arguments.cache else None
-    return unitime.UniTime.from_pretrained(arguments.model, adapter=arguments.adapter, cache=cache)
+    return unitime.UniTime.from_pretrained(
+        arguments.model, adapter=arguments.adapter, prompts=arguments.prompts, quantization=arguments.quantization,
+        cache=cache,
+    )  # fmt: skip
 
 
 def _ground_arguments(parser: Parser) -> None:
@@ -224,8 +237,7 @@ def _evaluate_arguments(parser: Parser) -> None:
         "-o", "--output", type=Path, default=Path("predictions.jsonl"), help="predictions; gone on with if there"
     )
     grounding.add_argument("--top-k", type=int, default=10, metavar="K", help="windows of each query (default: 10)")
-    grounding.add_argument("--adapter", metavar="DIR", help="LoRA weights to put on the model")
-    grounding.add_argument("--no-cache", dest="cache", action="store_false", help="keep no vision features on disk")
+    _weights_arguments(grounding)
 
 
 def _evaluate_grounding(arguments: argparse.Namespace) -> None:

@@ -6,7 +6,8 @@
 
 `grounder` holds the public class, `qa` answers questions from the moment that bears on them, `api` serves both. The
 parts: `frames` says which frames to look at, `reading` fetches them, `features` keeps what the vision tower made of
-them, `prompts` and `sequence` write the interleaved text, `model` runs any Qwen-VL checkpoint, `adapters` reads LoRA
+them, `prompts` and `sequence` write the interleaved text, `formats` knows how published checkpoints are spoken to and
+`checkpoints` what they need, `model` runs any Qwen-VL checkpoint, `quantization` shrinks one, `adapters` reads LoRA
 weights, `decode` turns the model's next-token distributions into windows with probabilities. `metrics`,
 `annotations` and `evaluation` measure, `suites` fixes the held-out videos of the stage, `training` makes the weights.
 

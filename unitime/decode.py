@@ -24,7 +24,7 @@ Notable choices:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -309,7 +309,7 @@ class _Words:
             head, tail = prompts.segment.split("{t}")
             middle = ""
             whole = prompts.segments(example)
-        first = capital(head) if head else ""
+        first = capital(prompts.opening + head) if mode == "fine" else capital(head)
         parts = [first, middle, tail, ", " + head, ".", prompts.not_found or ""]
         header = prompts.header.replace("{role}", "assistant")
         begin, *words = encode(tokenizer, [header, *parts])
@@ -436,6 +436,11 @@ class FineAnswer:
             if all(window_iou((item.start, item.end), (c.start, c.end)) < 0.5 for c in chosen):
                 chosen.append(item)
         return chosen[:top_k]
+
+    def later(self, seconds: float) -> FineAnswer:
+        """The same answer on a clock that reads ``seconds`` more."""
+        steps = tuple(replace(step, stamps=step.stamps + seconds) for step in self.steps)
+        return FineAnswer(self.found, steps, tuple((a + seconds, b + seconds) for a, b in self.picks))
 
     def relevance(self) -> Floats:
         """(S,): for each stamp the probability that a window of the answer holds it."""
@@ -694,7 +699,8 @@ def ground_coarse(
     values, place = np.unique(shown, return_inverse=True)  # segments of one stamp share what is said of it
     trie = Trie.of(encode(model.tokenizer, [stamp(t) for t in values]))
     words = _Words.of(model.tokenizer, model.prompts, "coarse", (float(values[0]), float(values[-1])))
-    chains = [continuation(model.tokenizer, model.prompts, model.prompts.ask_when(q)).ids.tolist() for q in queries]
+    turns = [model.prompts.ask_when(query, "coarse") for query in queries]
+    chains = [continuation(model.tokenizer, model.prompts, turn).ids.tolist() for turn in turns]
     firsts = np.searchsorted(place, np.arange(len(values)))
     lasts = np.append(firsts[1:] - 1, len(shown) - 1)
     touching = [adjacent is None or bool(adjacent[last]) for last in lasts[:-1]]

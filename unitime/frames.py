@@ -14,6 +14,8 @@ Notable choices:
 - There the budget decides how many frames are looked at, not a rate, so a clip of 10 s is sampled at 10.8 frames a
   second and neighbouring stamps, which have one decimal, may be equal. `max_fps` stops that.
 - With `max_fps` or `pair_gap` the stamps of a plan differ from each other, so that each names one unit.
+- Some checkpoints name times that were not shown as stamps. For those `answer_step` says which times an answer may name
+  (:meth:`FrameRule.answer_times`).
 - Above `long_limit` a coarse pass shows no more units than `long_limit` seconds hold at its rate, as released; whoever
   wants every part of a long video seen plans windows of at most `long_limit`.
 """
@@ -33,6 +35,7 @@ from unitime.errors import UniTimeError
 Mode = Literal["auto", "fine", "coarse"]
 
 _MAX_RATIO = 200  # of the sides of a picture, as in Qwen's smart_resize
+_MOST_ANSWERS = 2000  # times that an answer may choose from
 _STAMP = 0.1 + 1e-6  # seconds between units so that stamps of one decimal differ
 
 
@@ -41,9 +44,9 @@ class FramePlan:
     """When to look and at what size.
 
     mode: "fine" or "coarse". times: float64 (units, temporal patch), seconds on the file's own clock, ascending within
-    [start, end]. stamps: one per unit, the mean of its times, rounded to one decimal. size: (H, W) pixels for the
-    vision tower. vision_grid: (h, w) merged tokens that the tower gives per unit. grid: (h, w) tokens per unit after
-    compression, `vision_grid` where there is none. segment_units: units under one marker, 1 in a fine plan.
+    [start, end]. stamps: one per unit, the mean or the first of its times, rounded to one decimal. size: (H, W) pixels
+    for the vision tower. vision_grid: (h, w) merged tokens that the tower gives per unit. grid: (h, w) tokens per unit
+    after compression, `vision_grid` where there is none. segment_units: units under one marker, 1 in a fine plan.
     start, end: the window, seconds.
     """
 
@@ -102,6 +105,8 @@ class FrameRule:
     same at any rate; None: all raw frames are uniform. shrink: how token grids are compressed; "bilinear" as published
     reads at most four tokens for each new one, "area" takes the mean of all, as a model shown one token a unit needs.
     answer_seconds: a moment is widened to so many seconds before a question is answered from it.
+    stamp_at: whether a unit's stamp is the "mean" of its frames' times or the "first" of them. answer_step: seconds
+    between the times that an answer may name; None: the stamps, as published.
     Raises UniTimeError for a value that can give no plan.
     """
 
@@ -122,6 +127,8 @@ class FrameRule:
     pair_gap: float | None = None
     shrink: Literal["bilinear", "area"] = "bilinear"
     answer_seconds: float = 32.0
+    stamp_at: Literal["mean", "first"] = "mean"
+    answer_step: float | None = None
 
     def __post_init__(self) -> None:
         counts = ("patch", "merge", "temporal_patch", "budget", "min_tokens", "max_tokens", "coarse_tokens",
@@ -132,14 +139,20 @@ class FrameRule:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UniTimeError(f"{name}: {value!r}; a whole number of at least 1 is needed")
-        for name in ("short_limit", "long_limit", "segment", "base_fps", "max_fps", "pair_gap", "answer_seconds"):
+        seconds = ("short_limit", "long_limit", "segment", "base_fps", "max_fps", "pair_gap", "answer_seconds",
+                   "answer_step")  # fmt: skip
+        for name in seconds:
             value = getattr(self, name)
-            if value is None and name in ("max_fps", "pair_gap"):
+            if value is None and name in ("max_fps", "pair_gap", "answer_step"):
                 continue
             if not _is_number(value) or not value > 0:
                 raise UniTimeError(f"{name}: {value!r}; a number above 0 is needed")
         if self.shrink not in ("bilinear", "area"):
             raise UniTimeError(f"shrink: {self.shrink!r}; 'bilinear' or 'area' is needed")
+        if self.stamp_at not in ("mean", "first"):
+            raise UniTimeError(f"stamp_at: {self.stamp_at!r}; 'mean' or 'first' is needed")
+        if self.answer_step is not None and self.answer_step < 0.1:
+            raise UniTimeError(f"answer_step: {self.answer_step:g}; times have one decimal, so at least 0.1 is needed")
         if self.min_tokens > self.max_tokens:
             raise UniTimeError(f"min_tokens: {self.min_tokens} is above max_tokens, {self.max_tokens}")
 
@@ -179,7 +192,9 @@ class FrameRule:
         return FramePlan(
             mode="fine" if fine else "coarse",
             times=times,
-            stamps=tuple(round(float(mean), 1) for mean in times.mean(axis=1)),
+            stamps=tuple(
+                round(float(at), 1) for at in (times[:, 0] if self.stamp_at == "first" else times.mean(axis=1))
+            ),
             size=size,
             vision_grid=(size[0] // self._factor, size[1] // self._factor),
             grid=grid,
@@ -187,6 +202,16 @@ class FrameRule:
             start=start,
             end=end,
         )
+
+    def answer_times(self, plan: FramePlan) -> tuple[float, ...]:
+        """The times, seconds with one decimal, that an answer about a fine `plan` may name: its stamps, or from its
+        start to its end one every `answer_step` seconds, more where that would be over 2,000 of them."""
+        if self.answer_step is None:
+            return plan.stamps
+        first, last = math.ceil(plan.start * 10 - 1e-6), math.floor(plan.end * 10 + 1e-6)  # tenths of a second
+        step = max(round(self.answer_step * 10), math.ceil((last - first) / _MOST_ANSWERS))
+        tenths = sorted({first, *range(-(-first // step) * step, last + 1, step), max(first, last)})
+        return tuple(tenth / 10 for tenth in tenths)
 
     @property
     def _factor(self) -> int:

@@ -239,6 +239,8 @@ class UniTime:
         dtype: str | None = None,
         device: str | None = None,
         cache: FeatureCache | None = None,
+        prompts: str | None = None,
+        quantization: str | None = None,
     ) -> UniTime:
         """A shipped name, a folder or a hub id of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint.
 
@@ -417,8 +419,15 @@ class _Search:
             turns = [self.model.prompts.ask_when(query) for query in queries]
             texts = generate(self.model, prefix, turns)
             return {query: self._from_text(text, plan) for query, text in zip(queries, texts, strict=True)}
-        answers = ground_fine(self.model, prefix, plan.stamps, queries, several=self.top_k > 1)
+        clock = self._clock(plan)
+        times = [t - clock for t in self.model.rule.answer_times(plan)]
+        found = ground_fine(self.model, prefix, times, queries, several=self.top_k > 1)
+        answers = [answer.later(clock) for answer in found] if clock else found
         return {query: self._from_answer(answer, plan) for query, answer in zip(queries, answers, strict=True)}
+
+    def _clock(self, plan: FramePlan) -> float:
+        """Seconds at which the model's clock starts: 0 where it is shown stamps, else where the window begins."""
+        return plan.start if self.model.prompts.one_block else 0.0
 
     def _from_answer(self, answer: FineAnswer, plan: FramePlan) -> _Found:
         moments = _within([Moment(s.start, s.end, s.score) for s in answer.moments(self.top_k)], plan.start, plan.end)
@@ -434,7 +443,8 @@ class _Search:
         if text == self.model.prompts.not_found:
             return _Found((), 1.0, (), text)
         stamps = np.unique(plan.stamps)
-        windows = [lengthened(window, spacing(stamps)) for window in parse_windows(text)]
+        clock = self._clock(plan)
+        windows = [lengthened((a + clock, b + clock), spacing(stamps)) for a, b in parse_windows(text)]
         moments = _within([Moment(a, b, 1.0) for a, b in windows], plan.start, plan.end)[: self.top_k]
         inside = [float(any(a <= t <= b for a, b in windows)) for t in stamps]
         times = np.clip(stamps, plan.start, plan.end).tolist()
@@ -455,7 +465,7 @@ class _Search:
         candidates: dict[str, list[_Candidate]] = {}
         for i, query in enumerate(queries):
             answers = [answers[i] for answers in retrieved]
-            if len(parts) > 1 and self.model.prompts.not_found is None:
+            if len(parts) > 1 and self.model.prompts.not_found is None and not self.model.prompts.one_block:
                 candidates[query] = self._pooled(parts, answers, query)
             else:
                 runs = [run for plan, a in zip(parts, answers, strict=True) for run in _runs(plan, a)]
@@ -474,14 +484,14 @@ class _Search:
     def _retrieve(self, plan: FramePlan, queries: Sequence[str]) -> list[CoarseAnswer]:
         self.check()
         prefix = self.handle.prefix(plan, "coarse", self.check)
-        return self._listed(prefix, plan.segment_stamps, queries)
+        return self._listed(prefix, [t - self._clock(plan) for t in plan.segment_stamps], queries)
 
     def _listed(
         self, prefix: Prefix, stamps: Sequence[float], queries: Sequence[str], adjacent: Sequence[bool] | None = None
     ) -> list[CoarseAnswer]:
         if self.decoding == "constrained":
             return ground_coarse(self.model, prefix, stamps, queries, adjacent=adjacent)
-        texts = generate(self.model, prefix, [self.model.prompts.ask_when(query) for query in queries])
+        texts = generate(self.model, prefix, [self.model.prompts.ask_when(query, "coarse") for query in queries])
         return [CoarseAnswer.listing(parse_stamps(text), stamps, adjacent) for text in texts]
 
     def _candidates(self, runs: Sequence[_Candidate], window: Window) -> list[_Candidate]:

@@ -44,9 +44,12 @@ from shots.errors import ShotsError
 from shots.runtime.device import pick_device, pick_dtype
 from shots.runtime.vision import transformers
 from shots.runtime.weights import resolve
+from unitime import formats
 from unitime.errors import UniTimeError
 from unitime.frames import FrameRule
 from unitime.prompts import Prompts
+from unitime.quantization import check as check_quantization
+from unitime.quantization import quantize
 from unitime.sequence import FAMILIES, PrefixSequence, additive
 
 log = logging.getLogger(__name__)
@@ -258,6 +261,8 @@ class VisionLanguageModel:
         prompts, rule: what it is spoken to with, and which frames it is shown.
         threshold: probability of "not found" above which it is believed.
         device, dtype, dtype_reason: where and in which numbers it runs, and why.
+        format: name of the format in `unitime.formats` that prompts and rule started from; None where they were given.
+        quantization: "int8" or "int4" where the language model was shrunk, else None.
     """
 
     def __init__(
@@ -271,6 +276,8 @@ class VisionLanguageModel:
         normalise: tuple[Sequence[float], Sequence[float]] | None = None,
         folder: Path | None = None,
         dtype_reason: str = "as given",
+        format: str | None = None,
+        quantization: str | None = None,
     ) -> None:
         self.net = net
         self.tokenizer = tokenizer
@@ -294,6 +301,7 @@ class VisionLanguageModel:
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.folder = folder
         self.dtype_reason = dtype_reason
+        self.format, self.quantization = format, quantization
         self.tokens_per_second = float(getattr(vision, "tokens_per_second", 2.0))
         quicken(self.net.model.visual)
 
@@ -307,17 +315,25 @@ class VisionLanguageModel:
         dtype: str | None = None,
         device: str | None = None,
         attention: str = "sdpa",
+        prompts: str | None = None,
+        quantization: str | None = None,
     ) -> VisionLanguageModel:
         """Loads a shipped name, a folder or a hub id.
 
         Args:
             name_or_path: the base model, in transformers' layout; ``unitime.json`` in it may hold prompts, frame rule
-                and threshold.
+                and threshold, or in "format" the name of prompts that `unitime.formats` knows.
             adapter: folder or hub id of LoRA weights to be merged in; its own ``unitime.json`` has the last word.
             revision: of the hub id.
             dtype, device: as for `shots.runtime.device`; None chooses.
             attention: "sdpa" or "eager"; both take the masks used here.
+            prompts: name of a format in `unitime.formats`, for its prompts and frame rule in place of all others; None
+                takes those of the folder, else those that the checkpoint is known or recognised to want.
+            quantization: "int8" or "int4" keeps the language model in fewer bits (`unitime.quantization`).
         """
+        check_quantization(quantization)
+        if prompts is not None:
+            formats.named(prompts)
         if attention not in ("sdpa", "eager"):
             raise UniTimeError(f"attention: {attention!r} cannot take the masks that are needed; use 'sdpa' or 'eager'")
         try:
@@ -328,11 +344,16 @@ class VisionLanguageModel:
         except ShotsError as error:
             raise UniTimeError(str(error)) from error
         settings = _settings(folder) | ({} if extra is None else _settings(extra))
+        if prompts is not None:
+            settings = {"format": prompts}
         config = folder / "config.json"
         if not config.is_file():
             raise UniTimeError(f"model: {folder} holds no config.json; give the folder of a Qwen-VL checkpoint")
         try:
-            _family(json.loads(config.read_text()).get("model_type"))
+            said = json.loads(config.read_text())
+            family = _family(said.get("model_type"))
+            chosen = _format(settings, str(name_or_path), said, extra is not None)
+            formats.check_family(chosen, family)
             library = transformers()
             net, told = library.AutoModelForImageTextToText.from_pretrained(
                 folder, dtype=kind, attn_implementation=attention, output_loading_info=True
@@ -348,19 +369,31 @@ class VisionLanguageModel:
             from unitime.adapters import merge_adapter
 
             merge_adapter(net, extra)
+        if quantization is not None:
+            count = quantize(net, quantization, where)
+            log.info("the weights of %d layers are kept as %s", count, quantization)
+        known = formats.named(chosen)
+        log.info("%s is spoken to as %s", name_or_path, chosen)
         return cls(
             net.eval().to(where),
             tokenizer,
-            prompts=Prompts.from_dict(settings.get("prompts", {})),
-            rule=_rule(settings.get("rule"), net.config.vision_config),
+            prompts=Prompts.from_dict(known.prompts.to_dict() | settings.get("prompts", {})),
+            rule=_rule(known.rule | settings.get("rule", {}), net.config.vision_config),
             threshold=settings.get("not_found_threshold"),
             normalise=_normalisation(folder),
             folder=folder,
             dtype_reason=reason,
+            format=chosen,
+            quantization=quantization,
         )
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Writes a folder that :meth:`from_pretrained` reads: weights, tokenizer, normalisation and settings."""
+        """Writes a folder that :meth:`from_pretrained` reads: weights, tokenizer, normalisation and settings.
+
+        Raises UniTimeError for a quantised model: load it without ``quantization`` to save it.
+        """
+        if self.quantization is not None:
+            raise UniTimeError(f"save: the model is kept as {self.quantization}; load it without quantization")
         folder = Path(folder)
         self.net.save_pretrained(folder, max_shard_size="15MB")
         self.tokenizer.save_pretrained(folder)
@@ -607,6 +640,17 @@ def _dtype(folder: Path, device: torch.device, requested: str | None) -> tuple[t
 def _settings(folder: Path) -> dict[str, Any]:
     """What ``unitime.json`` of a folder says; nothing where there is none."""
     return _read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+
+
+def _format(settings: Mapping[str, Any], name_or_path: str, config: Mapping[str, Any], adapted: bool) -> str:
+    """The format that a model's settings start from: the one they name; UniTime's where they hold prompts of their own;
+    else the one that the checkpoint is recognised to want."""
+    if "format" in settings:
+        formats.named(settings["format"])
+        return str(settings["format"])
+    if "prompts" in settings:
+        return "unitime"
+    return formats.recognise(name_or_path, config, adapted)
 
 
 def _rule(record: Mapping[str, Any] | None, vision: Any) -> FrameRule:

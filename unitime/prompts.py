@@ -4,7 +4,7 @@ Notable choices:
 
 - The defaults are the strings UniTime's released weights expect (arXiv 2506.18883 and its code): they are an interface,
   changed by no more than a space the weights no longer understand them. A model folder may bring its own in
-  ``unitime.json``.
+  ``unitime.json``; `unitime.formats` holds those of other published checkpoints.
 - A stamp is a time in seconds with one decimal, always: ``0.2``, ``12.0``, ``100.5``. So no stamp is the beginning of
   another, which is what lets `unitime.decode` treat the stamps shown as the leaves of a trie.
 - Everything is put to the model as chat turns. What a user typed cannot end a turn: ``<|`` in it is broken up.
@@ -30,11 +30,15 @@ class Prompts:
     Attributes:
         marker: before each unit or segment; ``{t}`` is the stamp. Empty: no times are shown, and only positions
             tell them, the ablation of the paper's main claim.
+        one_block: the whole video is one block of tokens with no markers in it, as Qwen2.5-VL's own format has it.
+        one_turn: what is asked stands in the same user turn as the video, right after it; the instructions are empty.
         fine: instruction after the video of a fine pass.
         coarse: instruction after the video of a coarse pass.
         answering: instruction after the video where a question is to be answered or a caption written; None takes
             ``fine``, so that grounding and answering share one prefix.
         query: the user turn of a grounding query; ``{query}``.
+        coarse_query: the same in a coarse pass; None takes ``query``.
+        opening: how a fine answer begins, before its first window.
         window: one window of an answer, lower case; ``{start}``, ``{end}``. The sentence gets a capital and a period.
         segment: one segment of a coarse answer; ``{t}``.
         not_found: the whole answer where the query does not happen; None where the model knows no such answer.
@@ -69,11 +73,16 @@ class Prompts:
     system: str | None = "You are a helpful assistant."
     header: str = "<|im_start|>{role}\n"
     footer: str = "<|im_end|>\n"
+    coarse_query: str | None = None
+    opening: str = ""
+    one_block: bool = False
+    one_turn: bool = False
 
     def __post_init__(self) -> None:
         holes = {
             "marker": ("{t}",) if self.marker else (),
             "query": ("{query}",),
+            "coarse_query": ("{query}",) if self.coarse_query is not None else (),
             "window": ("{start}", "{end}"),
             "segment": ("{t}",),
             "question": ("{question}",),
@@ -82,22 +91,28 @@ class Prompts:
             "header": ("{role}",),
         }
         for name, needed in holes.items():
-            text = getattr(self, name)
+            text = getattr(self, name) or ""
             if any(text.count(hole) != 1 for hole in needed):
                 raise UniTimeError(f"prompts.{name}: {text!r} must hold {' and '.join(needed)} once")
         if self.window.index("{start}") > self.window.index("{end}"):
             raise UniTimeError(f"prompts.window: {self.window!r} names the end before the start")
+        if self.one_turn and (self.fine or self.coarse or self.answering):
+            raise UniTimeError(
+                "prompts.one_turn: fine, coarse and answering must be empty; say it in query and coarse_query"
+            )
+        if self.one_block and self.marker:
+            raise UniTimeError(f"prompts.one_block: a video in one block has no place for the marker {self.marker!r}")
 
     @classmethod
-    def from_dict(cls, record: Mapping[str, str | None]) -> Prompts:
+    def from_dict(cls, record: Mapping[str, str | bool | None]) -> Prompts:
         """Prompts from a record such as :meth:`to_dict` gives; what it leaves out is as published."""
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(record) - known):
             raise UniTimeError(f"prompts: unknown key {unknown[0]!r}; the keys are {', '.join(sorted(known))}")
         return cls(**record)  # type: ignore[arg-type]
 
-    def to_dict(self) -> dict[str, str | None]:
-        """All strings, for ``unitime.json``."""
+    def to_dict(self) -> dict[str, str | bool | None]:
+        """All of them, for ``unitime.json``."""
         return asdict(self)
 
     # Turns. str.replace, not str.format: a query may hold braces.
@@ -112,9 +127,10 @@ class Prompts:
             return self.fine if self.answering is None else self.answering
         return self.coarse if mode == "coarse" else self.fine
 
-    def ask_when(self, query: str) -> str:
-        """The user turn of a grounding query."""
-        return self.query.replace("{query}", plain(query))
+    def ask_when(self, query: str, mode: str = "fine") -> str:
+        """The user turn of a grounding query in a "fine" or "coarse" pass."""
+        wording = self.coarse_query if mode == "coarse" and self.coarse_query is not None else self.query
+        return wording.replace("{query}", plain(query))
 
     def ask(self, question: str, options: Sequence[str] | None = None) -> str:
         """The user turn of a question, with its options if it has any."""
@@ -131,7 +147,7 @@ class Prompts:
         parts = [
             self.window.replace("{start}", stamp(start)).replace("{end}", stamp(end)) for start, end in windows
         ]  # fmt: skip
-        return capital(", ".join(parts)) + "." if parts else self.nothing()
+        return capital(self.opening + ", ".join(parts)) + "." if parts else self.nothing()
 
     def segments(self, stamps: Iterable[float]) -> str:
         """A coarse answer: "32.0 seconds, 64.0 seconds.". Not found where empty."""

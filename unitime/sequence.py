@@ -4,6 +4,10 @@ A prefix is shared by everything asked about a video; every question with its an
 
     [system] [user: marker <video> marker <video> ... instruction]  |  [user: question] [assistant: answer]
 
+or, for checkpoints that want what is asked in the turn of the video (``prompts.one_turn``):
+
+    [system] [user: marker <video> marker <video> ...  |  question] [assistant: answer]
+
 Notable choices:
 
 - Text between two special tokens is tokenized on its own. Byte-level tokenizers do the same inside a whole string, so
@@ -166,15 +170,18 @@ def build_prefix(
     opening = "" if prompts.system is None else prompts.header.replace("{role}", "system") + prompts.system
     opening += "" if prompts.system is None else prompts.footer
     opening += prompts.header.replace("{role}", "user")
-    closing = (prompts.instruction(plan.mode) if instruction is None else instruction) + prompts.footer
-    markers = [prompts.mark(t) for t in plan.segment_stamps]
+    closing = prompts.instruction(plan.mode) if instruction is None else instruction
+    closing += "" if prompts.one_turn else prompts.footer
+    segments, markers = list(plan.segments), [prompts.mark(t) for t in plan.segment_stamps]
+    if prompts.one_block:
+        segments, markers = [(segments[0][0], segments[-1][1])], [""]
     markers[0] = opening + markers[0]
     *texts, last = encode(tokenizer, [*markers, closing])
 
     # ids, and for every pad its block: how many units it holds
     ids: list[int] = []
     blocks: list[tuple[int, int]] = []  # index of the first pad, units
-    for text, (first, stop) in zip(texts, plan.segments, strict=True):
+    for text, (first, stop) in zip(texts, segments, strict=True):
         ids += text
         for units in [1] * (stop - first) if family == "qwen3_vl" else [stop - first]:
             ids.append(start)
@@ -236,7 +243,7 @@ def continuation(tokenizer: Tokenizer, prompts: Prompts, turn: str, answer: str 
         answer: what the assistant says, such as ``prompts.answer(windows)`` or ``prompts.chosen(0)``; its header, the
             answer and its footer are labelled. None ends after the header, ready to generate, with no labels.
     """
-    asked = prompts.header.replace("{role}", "user") + turn + prompts.footer
+    asked = ("" if prompts.one_turn else prompts.header.replace("{role}", "user")) + turn + prompts.footer
     header = prompts.header.replace("{role}", "assistant")
     replied = header if answer is None else header + answer + prompts.footer
     question, reply = encode(tokenizer, [asked, replied])

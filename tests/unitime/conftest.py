@@ -94,12 +94,13 @@ def fresh_net() -> Callable[[str], Any]:
 
 @pytest.fixture(scope="session")
 def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folder of a tiny checkpoint for each family."""
+    """Folder of a tiny checkpoint for each family, all spoken to as UniTime is."""
     folders = {}
     for family in FAMILIES:
         folder = tmp_path_factory.mktemp(family)
         tiny_net(family).save_pretrained(folder)
         byte_tokenizer().save_pretrained(folder)
+        (folder / "unitime.json").write_text('{"format": "unitime"}')
         folders[family] = folder
     return folders
 
@@ -148,7 +149,7 @@ class OraclePrefix:
         before, after = prompts.marker.split("{t}")
         stamp = re.escape(before) + r"(\d+\.\d)" + re.escape(after)
         self.stamps = [float(t) for t in re.findall(stamp, text)]
-        self.mode = "coarse" if prompts.coarse in text else "fine"
+        self.mode = "coarse" if prompts.coarse and prompts.coarse in text else "fine"
 
     def __len__(self) -> int:
         return 100

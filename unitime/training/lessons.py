@@ -215,11 +215,11 @@ def _packed(
     groups: list[list[tuple[str, str]]] = []
     sizes: list[int] = []  # tokens asked and answered in each
     for words, windows in asks:
-        turn = model.prompts.ask_when(words)
+        turn = model.prompts.ask_when(words, mode)
         if mode == "coarse":
             answer = model.prompts.segments(coarse_answer(windows, plan))
         else:
-            answer = model.prompts.answer(fine_answer(windows, plan.stamps, snap))
+            answer = model.prompts.answer(fine_answer(windows, model.rule.answer_times(plan), snap))
         size = len(sequence.continuation(model.tokenizer, model.prompts, turn, answer))
         if not groups or len(groups[-1]) == config.queries or sizes[-1] + size > config.tokens:
             groups.append([])
