@@ -66,20 +66,14 @@ CANDIDATES = 3  # runs of segments that are looked at closely, for each query
 POOLED = 12  # segments of a long video that are shown together once more, for each query
 DEFAULT_THRESHOLD = 0.5  # for models that can say "not found"
 
-Check = Callable[[], None]
-"""Raises where nobody waits for the work any more; called between its parts."""
-
 T = TypeVar("T")
+Cancelled = threading.Event | None
 
 
-def watch(cancelled: threading.Event | None) -> Check:
-    """What raises UniTimeError once the event is set."""
-
-    def check() -> None:
-        if cancelled is not None and cancelled.is_set():
-            raise UniTimeError("cancelled: nobody waits for the answer any more")
-
-    return check
+def stop_if(cancelled: Cancelled) -> None:
+    """Raises UniTimeError once the event is set: nobody waits any more."""
+    if cancelled is not None and cancelled.is_set():
+        raise UniTimeError("cancelled: nobody waits for the answer any more")
 
 
 @dataclass(frozen=True)
@@ -151,16 +145,16 @@ class VideoHandle:
             duration=self.duration, height=self.height, width=self.width, window=window, mode=mode
         )  # fmt: skip
 
-    def features(self, plan: FramePlan, check: Check = watch(None)) -> Features:
+    def features(self, plan: FramePlan, cancelled: Cancelled = None) -> Features:
         """What the vision tower makes of a plan's frames: from memory, from the cache on disk, or by looking.
 
-        check: asked before each batch of frames is looked at; what it raises leaves the handle as it was.
+        cancelled: set it to stop before the next batch of frames, which raises UniTimeError and keeps nothing.
         """
-        return self._features.get(plan.key, lambda: self._cached(plan, check), lambda f: f.nbytes)
+        return self._features.get(plan.key, lambda: self._cached(plan, cancelled), lambda f: f.nbytes)
 
-    def prefix(self, plan: FramePlan, mode: str, check: Check = watch(None)) -> Prefix:
+    def prefix(self, plan: FramePlan, mode: str, cancelled: Cancelled = None) -> Prefix:
         """The plan's frames as the model has read them, with the instruction of "fine", "coarse" or "answering"."""
-        return self.prefix_of(plan, mode, plan.key, lambda: self.features(plan, check))
+        return self.prefix_of(plan, mode, plan.key, lambda: self.features(plan, cancelled))
 
     def prefix_of(self, plan: Any, mode: str, key: Hashable, features: Callable[[], Features]) -> Prefix:
         """The same for anything that is shown like a plan; ``key`` names what it shows."""
@@ -175,22 +169,22 @@ class VideoHandle:
 
         return self._prefixes.get((key, instruction), read, lambda p: p.nbytes)
 
-    def _cached(self, plan: FramePlan, check: Check) -> Features:
+    def _cached(self, plan: FramePlan, cancelled: Cancelled) -> Features:
         if self.cache is None:
-            return self._look(plan, check)
+            return self._look(plan, cancelled)
         key = self.cache.key(self.digest, self.model.fingerprint, self.model.rule.shrink, plan.key)
         kept = self.cache.get(key)
         if kept is not None:
             return Features.from_tensors(kept)
-        features = self._look(plan, check)
+        features = self._look(plan, cancelled)
         self.cache.put(key, features.tensors())
         return features
 
-    def _look(self, plan: FramePlan, check: Check) -> Features:
+    def _look(self, plan: FramePlan, cancelled: Cancelled) -> Features:
         parts = []
         try:
             for frames in self.frames(plan):
-                check()
+                stop_if(cancelled)
                 parts.append(self.model.vision(frames, plan.grid))
         except ShotsError as error:
             raise UniTimeError(str(error)) from error
@@ -225,9 +219,10 @@ class _Recent(Generic[T]):
 class UniTime:
     """Grounds queries in videos and answers questions about them. Make one with :meth:`from_pretrained`."""
 
-    def __init__(self, model: VisionLanguageModel, cache: FeatureCache | None = None) -> None:
+    def __init__(self, model: VisionLanguageModel, cache: FeatureCache | None = None, name: str | None = None) -> None:
         self.model = model
         self.cache = cache
+        self.name = name  # what it was loaded by: what was fitted for a model (`shots.calibration`) is found by it
 
     @classmethod
     def from_pretrained(
@@ -250,13 +245,16 @@ class UniTime:
             dtype: "bf16", "fp16" or "fp32"; None chooses for the device.
             device: "cpu", "cuda", "cuda:1", "mps"; None is the best there is.
             cache: where vision features are kept on disk between runs; None keeps none.
+            prompts: how the checkpoint is spoken to, a name in `unitime.formats`; None recognises it.
+            quantization: "int8" or "int4" keeps the language model in fewer bits; None leaves it.
 
         Raises UniTimeError where the model cannot be found, read, or shown a video.
         """
         loaded = VisionLanguageModel.from_pretrained(
-            name_or_path, adapter=adapter, revision=revision, dtype=dtype, device=device
+            name_or_path, adapter=adapter, revision=revision, dtype=dtype, device=device, prompts=prompts,
+            quantization=quantization,
         )  # fmt: skip
-        return cls(loaded, cache)
+        return cls(loaded, cache, None if adapter is not None else str(name_or_path))
 
     def encode(self, video: Any) -> VideoHandle:
         """A handle on a video (a path or a :class:`shots.Video`), to be asked many times.
@@ -343,7 +341,7 @@ class UniTime:
     ) -> str:
         """One sentence on what a video, or a window (start, end) of it, shows. ``cancelled`` as for :meth:`ground`."""
         handle = self.encode(video)
-        prefix = handle.prefix(handle.plan(window), "answering", watch(cancelled))
+        prefix = handle.prefix(handle.plan(window), "answering", cancelled)
         return generate(self.model, prefix, [self.model.prompts.caption], max_tokens)[0]
 
     def threshold(self, threshold: float | None = None) -> float:
@@ -404,9 +402,8 @@ class _Search:
     def model(self) -> VisionLanguageModel:
         return self.handle.model
 
-    @property
-    def check(self) -> Check:
-        return watch(self.cancelled)
+    def check(self) -> None:
+        stop_if(self.cancelled)
 
     # Fine.
 
@@ -414,7 +411,7 @@ class _Search:
         """One fine pass over a window for some queries."""
         self.check()
         plan = self.handle.plan(window, "fine")
-        prefix = self.handle.prefix(plan, "fine", self.check)
+        prefix = self.handle.prefix(plan, "fine", self.cancelled)
         if self.decoding == "text":
             turns = [self.model.prompts.ask_when(query) for query in queries]
             texts = generate(self.model, prefix, turns)
@@ -483,7 +480,7 @@ class _Search:
 
     def _retrieve(self, plan: FramePlan, queries: Sequence[str]) -> list[CoarseAnswer]:
         self.check()
-        prefix = self.handle.prefix(plan, "coarse", self.check)
+        prefix = self.handle.prefix(plan, "coarse", self.cancelled)
         return self._listed(prefix, [t - self._clock(plan) for t in plan.segment_stamps], queries)
 
     def _listed(
@@ -530,7 +527,8 @@ class _Search:
         pool = _Pool.of(parts, sorted(best))
         prefix = self.handle.prefix_of(
             pool, "coarse", pool.key, lambda: Features.cat([
-                self.handle.features(parts[p], self.check).select(range(*parts[p].segments[s])) for p, s in pool.members
+                self.handle.features(parts[p], self.cancelled).select(range(*parts[p].segments[s]))
+                for p, s in pool.members
             ]),
         )  # fmt: skip
         answer = self._listed(prefix, pool.segment_stamps, [query], pool.adjacent)[0]

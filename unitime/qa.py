@@ -108,7 +108,7 @@ def answer(
         max_tokens: of a free answer.
         cancelled: set it to stop between passes and batches of frames, which raises UniTimeError.
     """
-    from unitime.grounder import check_text, watch
+    from unitime.grounder import check_text, stop_if
 
     check_text("question", question)
     options = _check_options(options)
@@ -126,6 +126,7 @@ def answer(
         found = model.ground(handle, [question], window=window, threshold=threshold, cancelled=cancelled)[0]
     evidence = found.moments[0] if found is not None and found.moments else None
     seen = span if evidence is None else widen((evidence.start, evidence.end), least, span)
+    stop_if(cancelled)
 
     if answerer is not None:
         plan = sampled(handle, seen, frames or FRAMES, even=True)
@@ -133,9 +134,7 @@ def answer(
         text, option = _understood(answerer(shown[: frames or FRAMES], question, options), options)
         return Answer(question, text, option, None, evidence, seen, found)
     plan = handle.plan(seen) if frames is None else sampled(handle, seen, frames)
-    check = watch(cancelled)
-    check()
-    prefix = handle.prefix(plan, "answering", check)
+    prefix = handle.prefix(plan, "answering", cancelled)
     prompts = model.model.prompts
     turn = prompts.ask(question, options)
     if options is None:

@@ -15,6 +15,7 @@ from unitime.frames import FrameRule
 from unitime.grounder import Grounding, Moment, UniTime
 from unitime.model import VisionLanguageModel
 from unitime.prompts import Prompts
+from unitime.reading import read_units
 
 # Two units a second up to 16 s, segments of 4 s up to 64 s, halves above.
 RULE = FrameRule(
@@ -263,6 +264,28 @@ def test_a_request_can_be_cancelled(able: UniTime, film: Any) -> None:
     gone.set()
     with pytest.raises(UniTimeError, match="cancelled"):
         able.ground(film(15), ["jump"], cancelled=gone)
+
+
+def test_a_running_request_stops_between_batches_of_frames_and_leaves_the_handle_whole(
+    able: UniTime, film: Any
+) -> None:
+    gone, looked = threading.Event(), able.model.vision
+
+    def looks_once(frames: Any, grid: Any) -> Any:
+        gone.set()  # the client leaves while the first batch is being looked at
+        return looked(frames, grid)
+
+    handle = able.encode(film(15))
+    handle.frames = lambda plan: read_units(handle.source, plan, chunk=4)  # type: ignore[method-assign]
+    able.model.vision = looks_once  # type: ignore[method-assign]
+    for call in (able.ground, able.ask):
+        gone.clear()
+        with pytest.raises(UniTimeError, match="cancelled"):
+            call(handle, ["jump"] if call == able.ground else "What?", cancelled=gone)  # type: ignore[operator]
+    assert able.model.looked == 8  # one batch of each request  # type: ignore[attr-defined]
+    with pytest.raises(UniTimeError, match="cancelled"):
+        able.caption(handle, cancelled=gone)
+    assert close(able.ground(handle, ["jump"])[0].moments[0], 3, 6)
 
 
 def test_the_json_form_is_the_documented_one() -> None:
