@@ -132,6 +132,24 @@ def test_a_fine_item_answers_with_the_stamps_nearest_to_the_event(made: Path) ->
         assert abs(centres[inside][0] - centres[shown.index(start)]) <= 0.5
 
 
+@pytest.mark.parametrize("mode", ["fine", "coarse"])
+def test_every_token_that_writes_a_time_is_told_the_units_under_that_stamp(made: Path, mode: str) -> None:
+    asker = _asker(made, [_told(0), _told(1, 6.0)], long=(30.0, 60.0))
+    for seed in range(6):
+        rng = random.Random(seed)
+        item = asker.fine(rng, 0, 0.0, 12.0) if mode == "fine" else asker.coarse(rng, 1.0, [0, 1])
+        written: dict[tuple[int, int], str] = {}  # by the unit and the place of its first token
+        last = (-2, -1, -1)
+        for at, _, unit in item.writers.tolist():
+            begin = last[2] if (at, unit) == (last[0] + 1, last[1]) else at
+            written[unit, begin] = written.get((unit, begin), "") + asker.characters[int(item.sample.ids[at + 1])]
+            last = (at, unit, begin)
+        assert written
+        for (unit, _), stamp in written.items():
+            assert stamp == f"{int(''.join(map(str, item.digits[unit].tolist()))) / 10:.1f}"
+            assert mode == "coarse" or item.segments[unit] == unit
+
+
 def test_no_batch_is_empty_and_those_of_one_batch_are_about_as_long(made: Path) -> None:
     asker = _asker(made, [_told(seed) for seed in range(4)], tokens=200)
     for seed in range(5):

@@ -11,10 +11,10 @@ Notable choices:
   the stamps that are shown; `stamps: false` shows none and asks for positions instead, the ablation of the paper's
   main claim.
 - Auxiliary heads, thrown away afterwards, say which colour and deed each query names (after two layers), which units it
-  means and which stamp each unit stands under (at half depth), and where its first window begins and ends (a layer
-  later, at the end of the query and again at every token of the answer that is about to write that time; one head of
-  the next layer is made to look there, and the digits of that unit's stamp to be read off the token after it). So
-  words, matching, times, edges and copying are each learned from every query and every unit.
+  means and which stamp each unit stands under (at half depth), where its first window begins and ends (a layer later),
+  and, at every token of an answer that is about to write a time, which stamp that is; one head of the next layer is
+  made to look at the units under it, and the stamp's digits to be read off the token after it. So words, matching,
+  times, edges and copying are each learned from every query and every unit, in fine passes and in coarse ones.
 """
 
 from __future__ import annotations
@@ -87,8 +87,9 @@ class ShownPlan:
 class Item:
     """One packed sequence: the sample, its features (P, D) in the order of its video tokens, and for the auxiliary loss
     the token that ends each query (Q,), the units each means (Q, U) as 0 or 1, the colour and the deed that it names
-    (Q, 2) or -1, the units at the ends of its first window (Q, 2) or -1, the tokens that are about to write those
-    times (W, 3), each with its query and side, the digits of each unit's stamp (U, 4), and the tokens of a unit."""
+    (Q, 2) or -1, the units at the ends of its first window (Q, 2) or -1, the tokens that are about to write a time
+    (W, 3), each with its side (0 for starts and segments, 1 for ends) and a unit that stands under that stamp, the
+    segment (U,) of each unit and the digits (U, 4) of its stamp, and the tokens of a unit."""
 
     sample: sequence.Sample
     features: Tensor
@@ -97,6 +98,7 @@ class Item:
     named: Tensor
     edges: Tensor
     writers: Tensor
+    segments: Tensor
     digits: Tensor
     unit_tokens: int
 
@@ -160,7 +162,7 @@ class Asker:
         )
         turns: list[tuple[str, str]] = []
         relevant: list[Tensor] = []
-        pointed: list[tuple[int, int]] = []
+        pointed: list[list[int]] = []
         named: list[tuple[int, int]] = []
         for ask, wording in worded(rng, told.asks):
             inside = [(max(s, cut[0]), min(e, cut[1]), e - s) for s, e in ask.windows if s < cut[1] and e > cut[0]]
@@ -169,12 +171,12 @@ class Asker:
             answer = self.prompts.answer(self.snapped(inside, stamps, shift))
             turns.append((self.prompts.ask_when(wording), answer))
             relevant.append(self.covered(centres, inside))
-            pointed.append(nearest_units(inside[0], stamps, shift) if inside else (-1, -1))
+            pointed.append([unit for window in inside for unit in nearest_units(window, stamps, shift)])
             named.append(names_of(ask))
         for ask in rng.sample([*told.absent], min(_MOST["absent"], len(told.absent))):
             turns.append((self.prompts.ask_when(rng.choice(ask.texts)), self.prompts.nothing()))
             relevant.append(torch.zeros(len(picks)))
-            pointed.append((-1, -1))
+            pointed.append([])
             named.append(names_of(ask))
         whole = start <= 0.01 and end >= told.duration - 0.01
         lone = [one for one in lone_questions(told) if one.start >= cut[0] - 0.3 and one.end <= cut[1] + 0.3]
@@ -182,7 +184,7 @@ class Asker:
             window = (one.start, one.end, one.end - one.start)
             turns.append((self.prompts.ask_when(one.text), self.prompts.answer(self.snapped([window], stamps, shift))))
             relevant.append(self.covered(centres, [window]))
-            pointed.append(nearest_units(window, stamps, shift))
+            pointed.append([*nearest_units(window, stamps, shift)])
         turns += self.questions(rng, told, start, end, whole, bool(captions))
         if captions:
             turns.append((self.prompts.caption, rng.choice(captions)))
@@ -237,6 +239,7 @@ class Asker:
         plan = ShownPlan("coarse", np.stack([centres, centres], 1), (1, 1), segments, stamps)
         turns: list[tuple[str, str]] = []
         relevant: list[Tensor] = []
+        pointed: list[list[int]] = []
         named: list[tuple[int, int]] = []
         edges = [(float(centres[i]) - seconds / 2, float(centres[j - 1]) + seconds / 2) for i, j in segments]
         asks = [ask for ask in told.asks if max(e for _, e in ask.windows) <= edges[-1][1]]
@@ -244,18 +247,21 @@ class Asker:
             hit = [k for k, (s, e) in enumerate(edges) if any(min(e, b) - max(s, a) > _OVERLAP for a, b in ask.windows)]
             turns.append((self.prompts.ask_when(wording), self.prompts.segments(stamps[k] for k in hit)))
             relevant.append(self.covered(centres, [(s, e, e - s) for s, e in ask.windows]))
+            pointed.append([segments[k][0] for k in hit])
             named.append(names_of(ask))
         for ask in rng.sample([*told.absent], min(_MOST["absent"], len(told.absent))):
             turns.append((self.prompts.ask_when(rng.choice(ask.texts)), self.prompts.nothing()))
             relevant.append(torch.zeros(len(centres)))
+            pointed.append([])
             named.append(names_of(ask))
         lone = [one for one in lone_questions(told) if one.end <= edges[-1][1]]
         for one in rng.sample(lone, min(_MOST["lone"], len(lone))):
             hit = [k for k, (s, e) in enumerate(edges) if min(e, one.end) - max(s, one.start) > _OVERLAP]
             turns.append((self.prompts.ask_when(one.text), self.prompts.segments(stamps[k] for k in hit)))
             relevant.append(self.covered(centres, [(one.start, one.end, one.end - one.start)]))
+            pointed.append([segments[k][0] for k in hit])
         features = self.features[torch.tensor(rows)].float().mean(1).to(self.features.dtype)
-        return self.packed(plan, features, turns, relevant, named, 1)
+        return self.packed(plan, features, turns, relevant, named, 1, pointed)
 
     @staticmethod
     def covered(centres: NDArray[np.float64], windows: Sequence[tuple[float, float, float]]) -> Tensor:
@@ -281,12 +287,13 @@ class Asker:
         relevant: list[Tensor],
         named: list[tuple[int, int]],
         unit_tokens: int,
-        pointed: Sequence[tuple[int, int]] = (),
+        pointed: list[list[int]],
     ) -> Item:
-        """Everything in one sequence; the first turns are the queries of `relevant`, the first of those of `named`."""
+        """Everything in one sequence; the first turns are the queries of `relevant` and `pointed` (a unit under each
+        stamp that the answer writes), the first of those of `named`."""
         if not turns:
             turns = [(self.prompts.ask_when("nothing"), self.prompts.nothing())]
-            relevant = [torch.zeros(len(features) // unit_tokens)]
+            relevant, pointed = [torch.zeros(len(features) // unit_tokens)], [[]]
         prefix = sequence.build_prefix(plan, self.prompts, self.tokenizer, self.family)
         tails = [sequence.continuation(self.tokenizer, self.prompts, turn, answer) for turn, answer in turns]
         head = len(sequence.encode(self.tokenizer, [self.prompts.header.replace("{role}", "assistant")])[0])
@@ -294,19 +301,23 @@ class Asker:
         for query, tail in enumerate(tails[: len(relevant)]):
             asked = int((tail.labels == sequence.IGNORE).sum())
             ends.append(place + asked + head - 1)
-            written = self.stamps_in(tail.ids[asked + head :].tolist())[: 2 if plan.mode == "fine" else 0]
-            writers += [
-                (ends[-1] + token, query, side) for side, tokens in enumerate(written) for token in tokens
-            ]  # a token is written by the one before it
+            written = self.stamps_in(tail.ids[asked + head :].tolist())
+            for number, (tokens, unit) in enumerate(zip(written, pointed[query], strict=False)):
+                side = number % 2 if plan.mode == "fine" else 0
+                writers += [(ends[-1] + token, side, unit) for token in tokens]  # written by the token before
             place += len(tail)
         names = torch.tensor([*named, *[(-1, -1)] * (len(relevant) - len(named))])
         meant = torch.stack(relevant)
-        edges = torch.tensor(pointed) if pointed else first_run(meant)  # (Q, 2)
-        shown = [t for t, (i, j) in zip(plan.segment_stamps, plan.segments, strict=True) for _ in range(i, j)]
-        digits = torch.tensor([[int(c) for c in f"{round(10 * t):04d}"] for t in shown])  # (U, 4)
+        edges = first_run(meant)  # (Q, 2)
+        if plan.mode == "fine":
+            edges = torch.tensor([units[:2] or [-1, -1] for units in pointed])
+        under = [k for k, (i, j) in enumerate(plan.segments) for _ in range(i, j)]
+        digits = torch.tensor([[int(c) for c in f"{round(10 * plan.segment_stamps[k]):04d}"] for k in under])  # (U, 4)
         joint = sequence.join(prefix, tails)
         who = torch.tensor(writers, dtype=torch.long).view(-1, 3)
-        return Item(joint, features, torch.tensor(ends), meant, names, edges, who, digits, unit_tokens)
+        return Item(
+            joint, features, torch.tensor(ends), meant, names, edges, who, torch.tensor(under), digits, unit_tokens
+        )
 
     def stamps_in(self, ids: Sequence[int]) -> list[list[int]]:
         """Where the tokens of each stamp of an answer stand in it; a stamp ends with the digit after its point."""
@@ -477,27 +488,33 @@ class PackedObjective(nn.Module):
             read = self.digits(units).float().view(-1, 10)  # (U 4, 10)
             times.append(F.cross_entropy(read, item.digits.to(read.device).flatten()))
             there = (item.edges[:, 0] >= 0).nonzero()[:, 0]
-            if len(there):
-                units = later[row, pads].unflatten(0, (-1, item.unit_tokens)).mean(1)
-                asks = later[row, item.ends[there].to(later.device)]  # (Q, D)
-                for side in range(2):
-                    about = item.writers[(item.writers[:, 2] == side) & (item.edges[item.writers[:, 1], 0] >= 0)]
-                    hands = later[row, about[:, 0].to(later.device)]  # (W, D)
-                    scores = self.ends[side](torch.cat([asks, hands])) @ self.ends[2 + side](units).T  # (Q + W, U)
-                    target = torch.cat([item.edges[there, side], item.edges[about[:, 1], side]]).to(scores.device)
-                    edges.append(F.cross_entropy(scores.float() / units.shape[-1] ** 0.5, target))
+            if not len(there):
+                continue
+            units = later[row, pads].unflatten(0, (-1, item.unit_tokens)).mean(1)
+            asks = later[row, item.ends[there].to(later.device)]  # (Q, D)
+            for side in range(2):
+                about = item.writers[item.writers[:, 1] == side]  # (W, 3)
+                hands = later[row, about[:, 0].to(later.device)]  # (W, D)
+                scores = self.ends[side](torch.cat([asks, hands])) @ self.ends[2 + side](units).T  # (Q + W, U)
+                scores = scores.float() / units.shape[-1] ** 0.5
+                edge = F.cross_entropy(scores[: len(there)], item.edges[there, side].to(scores.device))
+                edges.append(edge)
+                if len(about):  # any unit under the stamp will do
+                    right = item.segments[about[:, 2], None] == item.segments  # (W, U)
+                    likely = scores[len(there) :].log_softmax(-1).masked_fill(~right.to(scores.device), -torch.inf)
+                    edges.append(-likely.logsumexp(-1).mean())
         return torch.stack(times).mean(), torch.stack(edges).mean() if edges else middle.sum() * 0.0
 
     def gaze(self, weights: Tensor, batch: PackedBatch) -> Tensor:
-        """How far the first head of a layer is from looking at the unit whose time its token is about to write:
+        """How far the first head of a layer is from looking at the units under the stamp its token is about to write:
         -log of its weight there; weights (B, H, M, M)."""
         losses = []
         for row, item in enumerate(batch.items):
-            known = item.writers[item.edges[item.writers[:, 1], 0] >= 0]  # (W, 3)
-            if len(known):
-                unit = item.edges[known[:, 1], known[:, 2]]  # (W,)
-                pads = item.sample.pads.view(-1, item.unit_tokens)[unit]  # (W, n)
-                seen = weights[row, 0, known[:, :1].to(weights.device), pads.to(weights.device)].float().sum(1)  # (W,)
+            if len(item.writers):
+                pads = item.sample.pads.to(weights.device)  # (P,)
+                looks = weights[row, 0, item.writers[:, 0].to(weights.device)].float()[:, pads]  # (W, P)
+                right = item.segments[item.writers[:, 2], None] == item.segments  # (W, U)
+                seen = (looks * right.repeat_interleave(item.unit_tokens, 1).to(looks.device)).sum(1)  # (W,)
                 losses.append(-(seen + 1e-4).log().mean())
         return torch.stack(losses).mean() if losses else weights.sum() * 0.0
 
@@ -505,10 +522,9 @@ class PackedObjective(nn.Module):
         """Cross entropy of the digits of the time that a token is about to write, read off that token."""
         losses = []
         for row, item in enumerate(batch.items):
-            known = item.writers[item.edges[item.writers[:, 1], 0] >= 0]  # (W, 3)
-            if len(known):
-                digits = item.digits[item.edges[known[:, 1], known[:, 2]]]  # (W, 4)
-                read = self.digits(hidden[row, known[:, 0].to(hidden.device)]).float().view(-1, 10)  # (W 4, 10)
+            if len(item.writers):
+                digits = item.digits[item.writers[:, 2]]  # (W, 4)
+                read = self.digits(hidden[row, item.writers[:, 0].to(hidden.device)]).float().view(-1, 10)  # (W 4, 10)
                 losses.append(F.cross_entropy(read, digits.to(read.device).flatten()))
         return torch.stack(losses).mean() if losses else hidden.sum() * 0.0
 
