@@ -49,13 +49,13 @@ from shots.serving.uploads import MULTIPART, receive_file
 from shots.serving.videos import admit, local
 from shots.serving.workers import Closed, Full, NotLoaded, Workers
 from unitime.errors import UniTimeError
+from unitime.prompts import QUERY_LENGTH
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 QUERIES = 200  # in one request
-LETTERS = 500  # of one query, question or option
 TOP_K = 20
 OPTIONS = 26  # of one question
 _ENVELOPE = 1 << 16  # bytes of an upload that are not the file
@@ -83,7 +83,9 @@ class Grounder(Protocol):
     ) -> Sequence[Any]:
         """One `unitime.Grounding` a query."""
 
-    def ask(self, video: Any, question: str, options: Sequence[str] | None) -> Any:
+    def ask(
+        self, video: Any, question: str, options: Sequence[str] | None, *, window: tuple[float, float] | None
+    ) -> Any:
         """A `unitime.Answer`."""
 
 
@@ -154,7 +156,11 @@ class _Body(BaseModel):
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Words = Annotated[str, StringConstraints(min_length=1, max_length=LETTERS, pattern=r"\S")]
+Window = Annotated[
+    list[Seconds] | None,
+    Field(min_length=2, max_length=2, description="[start, end], seconds; only there is looked; null: everywhere"),
+]
+Words = Annotated[str, StringConstraints(min_length=1, max_length=QUERY_LENGTH, pattern=r"\S")]
 
 
 def _whole(value: Any) -> Any:
@@ -217,10 +223,7 @@ class GroundRequest(_Body):
     top_k: Annotated[
         int, Field(ge=1, le=TOP_K, description="moments per query, at most"), BeforeValidator(_whole)
     ] = 1
-    window: Annotated[
-        list[Seconds] | None,
-        Field(min_length=2, max_length=2, description="[start, end], seconds; only there is looked; null: everywhere"),
-    ] = None
+    window: Window = None
     threshold: Annotated[
         Share | None,
         Field(description="with `not_found` above it a query gets no moments; 1: always some; null: the model's own"),
@@ -240,6 +243,7 @@ class AskRequest(_Body):
     video: Video
     question: Words
     options: Annotated[list[Words] | None, Field(min_length=2, max_length=OPTIONS)] = None
+    window: Window = None
 
 
 # ----------------------------------------------------------------------------------------------- what comes back
@@ -641,9 +645,7 @@ def router(load: Load, settings: Settings | None = None) -> APIRouter:
     @made.post("/v1/ground", response_model_exclude_none=True, responses=documented(*busy))
     async def ground(request: Request, body: GroundRequest) -> GroundResponse:
         """Moments at which each query happens in the video, the best first."""
-        window = None if body.window is None else (body.window[0], body.window[1])
-        if window is not None and window[0] >= window[1]:
-            raise Refusal(422, f"window: its end, {window[1]:g}, is not after its start, {window[0]:g}")
+        window = _span(body.window)
 
         def question(loaded: _Loaded, handle: Any, cancelled: threading.Event) -> list[Any]:
             found: list[Any] = []
@@ -667,9 +669,10 @@ def router(load: Load, settings: Settings | None = None) -> APIRouter:
     @made.post("/v1/ask", response_model_exclude_none=True, responses=documented(*busy))
     async def ask(request: Request, body: AskRequest) -> AskResponse:
         """An answer to the question, found at the moment that bears on it."""
+        window = _span(body.window)
 
         def question(loaded: _Loaded, handle: Any, cancelled: threading.Event) -> Any:
-            return loaded.call("ask", cancelled, handle, body.question, body.options)
+            return loaded.call("ask", cancelled, handle, body.question, body.options, window=window)
 
         done, usage = await service.answer(request, body.video, 1, question)
         answer = done.found
@@ -707,6 +710,16 @@ def router(load: Load, settings: Settings | None = None) -> APIRouter:
 
     made.include_router(files)
     return made
+
+
+def _span(window: list[float] | None) -> tuple[float, float] | None:
+    """A request's window. Raises Refusal 422 for one that ends before it starts."""
+    if window is None:
+        return None
+    start, end = window
+    if start >= end:
+        raise Refusal(422, f"window: its end, {end:g}, is not after its start, {start:g}")
+    return start, end
 
 
 def _operation(route: Any) -> str:

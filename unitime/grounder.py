@@ -47,7 +47,7 @@ from unitime.decode import (
 from unitime.errors import UniTimeError
 from unitime.frames import FramePlan
 from unitime.model import Features, Prefix, VisionLanguageModel
-from unitime.prompts import parse_stamps, parse_windows
+from unitime.prompts import QUERY_LENGTH, parse_stamps, parse_windows
 from unitime.reading import describe, read_units
 from unitime.sequence import build_prefix
 
@@ -61,7 +61,6 @@ Decoding = Literal["constrained", "text"]
 
 FEATURE_BYTES = 256 << 20  # vision features that a handle keeps in memory
 PREFIX_BYTES = 1 << 30  # keys and values of read prefixes that a handle keeps; the latest one whatever its size
-QUERY_LENGTH = 2000  # characters; longer is a mistake, not a query
 CANDIDATES = 3  # runs of segments that are looked at closely, for each query
 POOLED = 12  # segments of a long video that are shown together once more, for each query
 DEFAULT_THRESHOLD = 0.5  # for models that can say "not found"

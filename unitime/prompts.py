@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, fields
 from unitime.errors import UniTimeError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+QUERY_LENGTH = 2000  # characters of one query, question or option; longer is a mistake
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from shots.errors import ShotsError, ShotsFailure
 from shots.files import write_whole
 from shots.serving.errors import Refusal
 
-_OURS = re.compile(r"file-[0-9a-f]{32}\.(video|json|part)")
+_OURS = re.compile(r"file-[0-9a-f]{32}\.(video|json|part)|\.file-[0-9a-f]{32}\.json\..+\.part")
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,14 @@ class Store:
         stored = Stored(file.id, name, file.size, time.time(), duration, width, height, fps)
         with self._lock:
             folder = self._opened()
-            os.replace(file.path, folder / f"{file.id}.video")
-            write_whole(folder / f"{file.id}.json", json.dumps(asdict(stored)), "files")
-            self._entries[file.id] = _Entry(stored, stored.created)
+            entry = _Entry(stored, stored.created)
+            try:
+                write_whole(folder / f"{file.id}.json", json.dumps(asdict(stored)), "files")
+                os.replace(file.path, folder / f"{file.id}.video")
+            except BaseException:
+                self._unlink(entry)  # else one half would lie there, counted by nobody, until the next start
+                raise
+            self._entries[file.id] = entry
             self._incoming.discard(file)
         return stored
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -78,7 +79,8 @@ class Fake:
             for query in queries
         ]  # fmt: skip
 
-    def ask(self, video: Any, question: str, options: Any) -> Any:
+    def ask(self, video: Any, question: str, options: Any, *, window: Any) -> Any:
+        self.options = {"window": window}
         self._pass()
         scores = None if options is None else [1.0] + [0.0] * (len(options) - 1)
         option = None if options is None else 0
@@ -185,6 +187,13 @@ def test_a_question_is_answered_with_its_evidence(client: TestClient) -> None:
     assert (chosen["option"], chosen["answer"], chosen["scores"]) == (0, "a cone", [1.0, 0.0])
 
 
+def test_a_question_may_keep_to_a_window(client: TestClient, fake: Fake) -> None:
+    asked = {"video": {"path": "film.mp4"}, "question": "What jumps?", "window": [0.25, 1]}
+    assert client.post("/v1/ask", json=asked).status_code == 200
+    assert fake.options == {"window": (0.25, 1.0)}
+    refused(client.post("/v1/ask", json={**asked, "window": [1, 0.25]}), 422, "window")
+
+
 def test_the_model_loads_once_and_not_before_it_is_needed(folder: Path, fake: Fake) -> None:
     loaded: list[str | None] = []
 
@@ -211,9 +220,9 @@ def test_two_hundred_queries_go_to_the_model_in_batches(client: TestClient, fake
 
 def test_a_grounder_that_takes_the_event_is_given_it(folder: Path) -> None:
     class Telling(Fake):
-        def ask(self, video: Any, question: str, options: Any, *, cancelled: threading.Event) -> Any:
+        def ask(self, video: Any, question: str, options: Any, *, window: Any, cancelled: threading.Event) -> Any:
             self.told = cancelled
-            return super().ask(video, question, options)
+            return super().ask(video, question, options, window=window)
 
     fake = Telling()
     with served(fake, videos=folder) as client:
@@ -238,6 +247,23 @@ def test_an_uploaded_video_is_encoded_once_and_asked_many_times(client: TestClie
     cached = [ground(client, video={"file_id": facts["id"]}).json()["usage"]["cached"] for _ in range(3)]
     assert cached == [False, True, True]
     assert len(fake.encoded) == 1
+
+
+@pytest.mark.parametrize("step", ["rename", "note"])
+def test_a_file_that_cannot_be_kept_leaves_nothing_behind(
+    client: TestClient, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def full(*where: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if step == "rename":
+        monkeypatch.setattr(storing.os, "replace", full)
+    else:
+        monkeypatch.setattr(storing, "write_whole", full)
+    assert upload(client, clip.read_bytes()).status_code >= 500
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "files").iterdir()] == [".lock"]
+    assert upload(client, clip.read_bytes()).status_code == 201
 
 
 def test_a_deleted_file_is_gone_from_disk_and_its_handle_forgotten(
@@ -442,7 +468,7 @@ def test_an_upload_that_trickles_or_breaks_off_is_given_up(fake: Fake, tmp_path:
         ({"queries": ["x"] * 201}, "queries"),
         ({"queries": [""]}, "queries.0"),
         ({"queries": [" \n"]}, "queries.0"),
-        ({"queries": ["x" * 501]}, "queries.0"),
+        ({"queries": ["x" * 2001]}, "queries.0"),
         ({"queries": "one"}, "queries"),
         ({"top_k": 0}, "top_k"),
         ({"top_k": 21}, "top_k"),
