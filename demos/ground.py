@@ -1,0 +1,127 @@
+"""The page *Ground*: when does each of some things happen in a film? Moments on a time line under the player.
+
+Notable choices:
+
+- The export is the object that ``seedance ground --json`` prints, and the same as rows of a table.
+- A film that was asked about lately keeps its features, so further queries cost a pass over the text alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from demos import picker, widgets
+from demos.services import Services
+from demos.widgets import QUIET, refused
+from shots.errors import ShotsError
+from unitime.errors import UniTimeError
+
+COLUMNS = ("query", "status", "start", "end", "score")
+
+
+def build(services: Services, page: gr.Blocks, tab: gr.Tab) -> picker.Picker:
+    """Makes this page inside the blocks of ``page``."""
+    with gr.Row(equal_height=False, elem_classes="page"):
+        with gr.Column(scale=5, min_width=300, elem_classes="left"):
+            choice = picker.build(services, page, "ground", tab)
+        with gr.Column(scale=6, min_width=300, elem_classes="right"):
+            queries = gr.Textbox(
+                label="What to look for", lines=3, max_lines=12, elem_id="ground-queries", max_length=20_000,
+                placeholder="a red cube jumps\nthe blue cone moves to the right", info="One query a line.",
+            )  # fmt: skip
+            with gr.Row(elem_classes="actions"):
+                go = gr.Button("Find", variant="primary", elem_id="ground-find", scale=3)
+                top = gr.Dropdown(
+                    [("best moment only", 1), ("up to 3 moments", 3), ("up to 5 moments", 5)], value=1, min_width=160,
+                    label="Moments a query", show_label=False, scale=2, elem_id="ground-top",
+                )  # fmt: skip
+            doubt = gr.Checkbox(
+                False, label="Show moments that the model doubts", elem_id="ground-doubt",
+                info="otherwise it says not found where it thinks so",
+            )  # fmt: skip
+    moments = widgets.timeline("ground-timeline")
+    table = gr.Dataframe(
+        headers=["Query", "Answer", "From (s)", "To (s)", "Score"], datatype=["str", "str", *["number"] * 3],
+        interactive=False, visible=False, wrap=True, label="Moments", elem_id="ground-table",
+    )  # fmt: skip
+    with gr.Row(elem_classes="downloads", visible=False) as exports:
+        as_json = gr.DownloadButton("↓ JSON", size="sm", elem_id="ground-json", min_width=80)
+        as_csv = gr.DownloadButton("↓ CSV", size="sm", elem_id="ground-csv", min_width=80)
+
+    kept = gr.BrowserState("", storage_key="seedance.ground.queries", secret="studio")
+    queries.change(None, queries, kept, js="(text) => text", queue=False, **QUIET)
+    page.load(lambda text: text or gr.skip(), kept, queries, **QUIET)
+
+    def find(film: str | None, text: str, top_k: int, doubtful: bool) -> tuple[Any, ...]:
+        """Finds the moments of queries, one a line, in a film."""
+        path = picker.need(film)
+        asked = [line.strip() for line in (text or "").splitlines() if line.strip()]
+        try:
+            handle = services.handle(path)
+            threshold = 1.0 if doubtful else None
+            found = services.grounder().ground(handle, asked, top_k=int(top_k), threshold=threshold)
+        except (UniTimeError, ShotsError) as error:
+            raise refused("Not looked for", error) from error
+        result = {"video": path.name, "duration": handle.duration, "groundings": [each.to_dict() for each in found]}
+        files = exported(result, path.stem)
+        rows = [list(row.values()) for row in table_rows(result)]
+        return (
+            timeline(result), gr.update(value=rows, visible=True), gr.update(visible=True), *map(str, files)
+        )  # fmt: skip
+
+    gr.on(
+        [go.click], find, [choice.player, queries, top, doubt], [moments, table, exports, as_json, as_csv],
+        api_name="ground", concurrency_limit=1, concurrency_id="grounder", show_progress_on=[go],
+    )  # fmt: skip
+    choice.player.change(
+        lambda: (None, gr.update(visible=False), gr.update(visible=False)), None, [moments, table, exports], **QUIET
+    )
+    return choice
+
+
+def timeline(result: dict[str, Any], player: str = "ground-player") -> dict[str, Any]:
+    """What ``seedance ground --json`` prints as the value of a Timeline under a player."""
+    rows = [
+        {
+            "label": each["query"], "status": each["status"], "moments": each["moments"],
+            "relevance": [point for point in each.get("relevance", ()) if 0 <= point[0] <= result["duration"]],
+        }
+        for each in result["groundings"]
+    ]  # fmt: skip
+    return {"player": player, "duration": result["duration"], "rows": rows}
+
+
+def table_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row a moment, and one for a query that has none."""
+    rows = []
+    for each in result["groundings"]:
+        status = each["status"].replace("_", " ")
+        for moment in each["moments"] or [dict.fromkeys(COLUMNS[2:])]:
+            times = {key: None if moment[key] is None else round(moment[key], 3) for key in COLUMNS[2:]}
+            rows.append({"query": each["query"], "status": status, **times})
+    return rows
+
+
+def exported(result: dict[str, Any], stem: str) -> tuple[Path, Path]:
+    """The result as files: JSON and CSV."""
+    folder = Path(tempfile.mkdtemp(prefix="moments-"))
+    files = folder / f"{stem}.moments.json", folder / f"{stem}.moments.csv"
+    files[0].write_text(json.dumps(result, ensure_ascii=False, indent=1), encoding="utf-8")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows({key: defused(value) for key, value in row.items()} for row in table_rows(result))
+    files[1].write_text(text.getvalue(), encoding="utf-8")
+    return files
+
+
+def defused(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

@@ -1,0 +1,174 @@
+"""What the studio's pages work with: the queue of films, who looks for moments, who describes, who verifies.
+
+Notable choices:
+
+- A page knows the queue (:class:`seedance.jobs.Jobs`) and a few functions, never a model. The shell and the server put
+  the shipped models in, a test tiny ones; nothing is loaded before the first request that needs it.
+- The queue is the only way to a film: pages that render at once wait in one line with the clients of the REST service,
+  and a film goes on being made when its page is closed or loaded again.
+- ``client`` says whose a page is, from its request; None sees the films of all, as it should be on one's own machine.
+- A file that comes back from a browser is taken only if it was uploaded through the studio or is a film of the queue.
+"""
+
+from __future__ import annotations
+
+import atexit
+import re
+import shutil
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from shots.errors import ShotsError
+
+if TYPE_CHECKING:
+    from seedance.jobs import Job, Jobs
+    from shots.script import Script
+
+MOST_HANDLES = 4  # films whose features are kept for further questions
+STUDIO = "studio"  # who asks for a film where nobody signs in
+
+T = TypeVar("T")
+
+
+class Once(Generic[T]):
+    """Something that is made when it is first asked for, by one asker at a time; a failure is tried again."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._made: list[T] = []
+
+    def __call__(self) -> T:
+        with self._lock:
+            if not self._made:
+                self._made.append(self._make())
+            return self._made[0]
+
+
+def _nobody(request: Any) -> str | None:
+    return None
+
+
+@dataclass(eq=False)
+class Services:
+    """What the pages are built over.
+
+    Attributes:
+        jobs: the queue of films; somebody else has it worked through (:mod:`seedance.workers`).
+        grounder: gives the model that finds moments and answers questions, a ``unitime.UniTime``, when first needed.
+        caption: ``caption(film, grounder)``: a film as a script.
+        verify: ``verify(film, script, grounder)``: a report on whether a film shows its script.
+        client: ``client(request)``: whose a page is; None is everybody's.
+        upload_bytes: the largest file that may be uploaded.
+    """
+
+    jobs: Jobs
+    grounder: Callable[[], Any]
+    caption: Callable[[Path, Any], Script] | None = None
+    verify: Callable[[Path, Any, Any], Any] | None = None
+    client: Callable[[Any], str | None] = _nobody
+    upload_bytes: int = 1 << 30
+    scratch: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="studio-")))
+
+    def __post_init__(self) -> None:
+        atexit.register(shutil.rmtree, self.scratch, ignore_errors=True)
+        self.grounder = Once(self.grounder)
+        self._handles: OrderedDict[tuple[str, int, int], Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def handle(self, film: Path) -> Any:
+        """The grounder's handle on a film; that of a film asked about lately is ready."""
+        about = film.stat()
+        key = str(film), about.st_mtime_ns, about.st_size
+        with self._lock:
+            if key not in self._handles:
+                self._handles[key] = self.grounder().encode(film)
+                while len(self._handles) > MOST_HANDLES:
+                    self._handles.popitem(last=False)
+            self._handles.move_to_end(key)
+            return self._handles[key]
+
+    def report(self, film: Path, script: Mapping[str, Any]) -> dict[str, Any]:
+        """What a film shows of its script, as ``shots.evaluation.Report`` has it in JSON."""
+        from shots.script import Script
+
+        if self.verify is None:
+            raise ShotsError("verify: films are not verified here")
+        return dict(self.verify(film, Script.from_dict(dict(script)), self.grounder()).to_dict())
+
+    def sheet(self, film: Path, report: Mapping[str, Any]) -> Path | None:
+        """The report as a picture, None where it cannot be drawn."""
+        from shots.sheet import film_sheet
+
+        path = self.scratch / f"{film.parent.name}.sheet.png"
+        return film_sheet(film, path)
+
+    def submit(
+        self, request: Mapping[str, Any], client: str | None, pictures: Mapping[str, bytes] | None = None
+    ) -> str:
+        """Puts a film in line and gives its job's id."""
+        return self.jobs.submit(request, client=STUDIO if client is None else client, pictures=pictures).id
+
+    def given(self, file: Any) -> Path | None:
+        """A file as a browser remembers it, if it is one the studio may read; else None."""
+        from gradio.utils import get_upload_folder
+
+        name = file.get("path") if isinstance(file, Mapping) else file
+        if not isinstance(name, str) or not name:
+            return None
+        path = Path(name).resolve()
+        places = (Path(get_upload_folder()).resolve(), EXAMPLES.resolve())
+        return path if path.is_file() and any(place in path.parents for place in places) else None
+
+    def downloads(self, job: Job) -> tuple[Path, Path, Path]:
+        """Film, record and script of a completed job, under a name that says what it shows."""
+        from shots.script import Script
+        from shots.video import sidecar
+
+        film = self.jobs.film(job.id)
+        name = re.sub(r"[^a-z0-9]+", "-", job.prompt.lower()).strip("-")[:40].strip("-") or "film"
+        folder = self.scratch / job.id
+        folder.mkdir(exist_ok=True)
+        copies = [folder / f"{name}{suffix}" for suffix in (".mp4", ".json", ".yaml")]
+        for source, copy in zip((film, sidecar(film)), copies, strict=False):
+            if not copy.exists():
+                shutil.copyfile(source, copy)
+        copies[2].write_text(Script.from_dict(job.request["script"]).to_yaml(), encoding="utf-8")
+        return copies[0], copies[1], copies[2]
+
+
+EXAMPLES = Path(__file__).parent / "examples"
+
+
+def _verified(film: Path, script: Script, grounder: Any) -> Any:
+    from shots.evaluation import verify
+
+    return verify(film, script, grounder)
+
+
+@contextmanager
+def with_models(folder: Path, model: str, grounder: str) -> Iterator[Services]:
+    """The studio's services over a queue of its own in ``folder``, worked through while the context lasts.
+
+    model: shipped name, folder or hub id of what makes films. grounder: the same of what finds moments.
+    """
+    from seedance.jobs import Jobs
+    from seedance.workers import Workers
+
+    def load() -> Any:
+        from unitime import UniTime
+
+        return UniTime.from_pretrained(grounder)
+
+    jobs = Jobs(folder, models=(model,))
+    try:
+        with Workers(jobs):
+            yield Services(jobs, load, verify=_verified)
+    finally:
+        jobs.close()
