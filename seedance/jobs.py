@@ -211,7 +211,8 @@ class Jobs:
     """A queue of films in a folder. Safe to use from any thread.
 
     folder: made when absent, this process's alone while it is open; None is a temporary one, removed at the end.
-    models: names that may be asked for, the first where none is said. Raises SeedanceError for a folder of a later
+    models: shipped names, folders or hub ids of what makes films; clients ask for them by name, a folder's being its
+    last part, and the first is taken where none is said. Raises SeedanceError for a folder of a later
     version and ShotsFailure for one that cannot be used.
     """
 
@@ -223,7 +224,8 @@ class Jobs:
         models: Sequence[str] = ("seedance-nano",),
     ) -> None:
         self.limits = limits or Limits()
-        self.models = tuple(models)
+        self._where = {Path(model).name if Path(model).is_dir() else model: model for model in models}
+        self.models = tuple(self._where)
         self._temporary = folder is None
         self.folder = Path(tempfile.mkdtemp(prefix="films-") if folder is None else folder)
         self._changed = threading.Condition(threading.RLock())
@@ -254,12 +256,12 @@ class Jobs:
         """Check a request and put it in line.
 
         Args:
-            request: `prompt` (text in any form that `Script.parse` reads) or `script` (its dictionary or text), and
-                what else is wanted: `model`, `seed` (drawn and told where it is not given), `seconds` (of the whole
-                film, shared by the shots that say none), `num_frames` (of each such shot), `height`, `width`, `fps`,
-                `steps`, `guidance_scale`, `negative_prompt`, `sampler`, `verify`, `retakes`. With `source`, the id of
-                a completed job, everything not said is as it was there; `shots` (numbers from 1) then names the
-                shots to make anew while the others stay bit for bit.
+            request: `prompt` (text in any form that `Script.parse` reads) or `script` (its dictionary or text, which
+                goes before a prompt), and what else is wanted: `model`, `seed` (drawn and told where it is not given),
+                `seconds` (of the whole film, shared by the shots that say none), `num_frames` (of each such shot),
+                `height`, `width`, `fps`, `steps`, `guidance_scale`, `negative_prompt`, `sampler`, `verify`, `retakes`.
+                With `source`, the id of a completed job, everything not said is as it was there; `shots` (numbers
+                from 1) then names the shots to make anew while the others stay bit for bit.
             client: whose job it is.
             pictures: "image" and "last_image", files of pictures that the film starts and ends with.
             sees: whose jobs `source` may name; None is anyone's.
@@ -273,7 +275,7 @@ class Jobs:
         check_keys(said)
         source = self._source(said, sees) if "source" in said else None
         if source is not None:
-            said = inherited(said, source.request, source.seconds)
+            said = {"model": source.model, **inherited(said, source.request, source.seconds)}
         elif "shots" in said:
             raise SeedanceError("shots: names shots of an earlier film; give its job as source too")
         said.setdefault("model", self.models[0])
@@ -285,7 +287,7 @@ class Jobs:
         if said.get("shots") and files:
             raise SeedanceError("shots: re-takes of shots take no pictures; leave one of the two out")
         self.check_place(client)
-        settled = settle(said, self.limits.tokens)
+        settled = settle({**said, "model": self._where[said["model"]]}, self.limits.tokens)
         id_ = f"video_{secrets.token_hex(16)}"
         with self._changed:
             self.check_place(client)

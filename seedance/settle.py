@@ -56,13 +56,15 @@ def settle(said: Mapping[str, Any], tokens: int) -> Settled:
     """
     from seedance.pipeline import SAMPLERS, make_plan, read_script
 
-    prompt = said.get("prompt")
-    words = prompt if prompt is not None else said.get("script")
-    if words is None or prompt is not None and said.get("script") is not None:
-        raise SeedanceError("request: give one of prompt and script")
-    if not isinstance(words, str) and (prompt is not None or not isinstance(words, Mapping)):
-        raise SeedanceError("prompt: must be text" if prompt is not None else "script: must be an object, or text")
-    if len(words if isinstance(words, str) else json.dumps(words)) > LETTERS:
+    prompt, script = said.get("prompt"), said.get("script")
+    words = prompt if script is None else script
+    if words is None:
+        raise SeedanceError("prompt: missing; say what is to be seen, or give a script")
+    if prompt is not None and not isinstance(prompt, str):
+        raise SeedanceError("prompt: must be text")
+    if not isinstance(words, (str, Mapping)):
+        raise SeedanceError("script: must be an object, or text")
+    if len(words if isinstance(words, str) else json.dumps(words)) + len(prompt or "") > LETTERS:
         raise SeedanceError(f"prompt: longer than {LETTERS} letters; make several films")
     defaults = _defaults(said["model"])
     seed = _whole("seed", said.get("seed", secrets.randbelow(2**31)), 0, 2**63 - 1)
@@ -110,7 +112,7 @@ def settle(said: Mapping[str, Any], tokens: int) -> Settled:
         **({"verify": True, "retakes": retakes} if said.get("verify") or retakes else {}),
         **({"shots": shots} if shots else {}),
     }  # fmt: skip
-    text = words if isinstance(words, str) else " [cut] ".join(shot.caption for shot in script.shots)
+    text = prompt or " [cut] ".join(shot.caption for shot in script.shots)
     work = plan.tokens * steps * (1 if scale == 1 else 2)
     return Settled(request, text, sum(plan.frames) / plan.fps, float(work))
 
@@ -120,7 +122,7 @@ def inherited(said: Mapping[str, Any], old: Mapping[str, Any], seconds: float) -
 
     With `shots` it is a re-take of these shots: the film's sizes stay, and so do the other shots.
     """
-    old = {name: value for name, value in old.items() if name != "shots"}
+    old = {name: value for name, value in old.items() if name not in ("shots", "model")}
     words = said.get("script", said.get("prompt"))
     if said.get("shots"):
         changed = {"seconds", "num_frames", "fps", "height", "width", "model"} & set(said)

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 TYPES = {
     400: "invalid_request",
+    401: "unauthorized",
     403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
@@ -43,7 +44,8 @@ TYPES = {
 """The `type` of an error, by its HTTP status."""
 
 _MEANINGS = {
-    400: "The body cannot be parsed.",
+    400: "The body cannot be parsed, or something in the request cannot be used; the message names it.",
+    401: "A key is needed.",
     403: "This server does not allow it.",
     404: "There is no such thing, or no longer.",
     408: "The body took too long to arrive.",
@@ -88,20 +90,23 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return made
 
 
-def error_response(error: Exception) -> JSONResponse:
-    """The one form of error for any exception; what nobody foresaw is a 500 and goes to the log."""
+def error_response(error: Exception, invalid: int = 422) -> JSONResponse:
+    """The one form of error for any exception; what nobody foresaw is a 500 and goes to the log.
+
+    invalid: the status of what cannot be used, for surfaces whose clients expect 400.
+    """
     status, headers = 500, None
     if isinstance(error, HTTPException):
         status, message, headers = error.status_code, str(error.detail), error.headers
     elif isinstance(error, RequestValidationError):
-        status, message = 422, _complaints(error)
+        status, message = invalid, _complaints(error)
     elif isinstance(error, ClientDisconnect):
         status, message = 499, "the client left before the request was whole"
     elif isinstance(error, ShotsFailure):
         log.error("a request failed: %s", error)
         status, message = 503, "the server could not do it now; its log says why"
     elif isinstance(error, ShotsError):
-        status, message = 422, str(error)
+        status, message = invalid, str(error)
     else:
         log.error("a request failed", exc_info=error)
         message = "the server failed; its log says why"
@@ -129,8 +134,11 @@ def _complaints(error: RequestValidationError, most: int = 3) -> str:
     return "; ".join(found[:most]) + more
 
 
-def guarded(body_bytes: int) -> type[APIRoute]:
-    """A class of routes that answer every error in the one form and read at most `body_bytes` of a request's body."""
+def guarded(body_bytes: int, invalid: int = 422) -> type[APIRoute]:
+    """A class of routes that answer every error in the one form and read at most `body_bytes` of a request's body.
+
+    invalid: as in `error_response`.
+    """
 
     class Guarded(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -143,7 +151,7 @@ def guarded(body_bytes: int) -> type[APIRoute]:
                         _check_size(int(announced), body_bytes)
                     return await handler(Request(request.scope, _limited(request.receive, body_bytes)))
                 except Exception as error:  # the last stop before the server: everything is answered, and logged there
-                    return error_response(error)
+                    return error_response(error, invalid)
 
             return answer
 
