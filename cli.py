@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import time
 import warnings
@@ -314,6 +315,77 @@ def _lines(result: dict[str, Any], path: str = "") -> list[str]:
     return lines
 
 
+# ------------------------------------------------------------------------------------------------------------ serve
+
+
+def _serve_arguments(parser: Parser) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
+    parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
+    parser.add_argument(
+        "--data", type=Path, default=Path("outputs/server"), metavar="DIR", help="queue, films and uploads, kept there"
+    )
+    parser.add_argument(
+        "--model", dest="models", action="append", metavar="NAME|DIR|HUB-ID",
+        help="makes films; several may be given (default: seedance-nano)",
+    )  # fmt: skip
+    parser.add_argument("--grounder", default="unitime-nano", metavar="NAME|DIR|HUB-ID", help="default: unitime-nano")
+    parser.add_argument("--adapter", metavar="DIR", help="LoRA weights to put on the grounder")
+    parser.add_argument(
+        "--api-key", dest="keys", action="append", metavar="KEY",
+        help="give each client's; also read from SEEDANCE_API_KEYS, with commas between (default: none is needed)",
+    )  # fmt: skip
+    parser.add_argument("--no-studio", dest="studio", action="store_false", help="serve the REST services alone")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="films made at a time (default: 1)")
+    parser.add_argument(
+        "--device", dest="devices", action="append", metavar="NAME", help="one worker each; default: the best there is"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="of torch in a worker (default: leave a core free)")
+    parser.add_argument("--queue", type=int, metavar="N", help="films in line, at most (default: 100)")
+    parser.add_argument("--per-client", type=int, metavar="N", help="of them of one client (default: 20)")
+    parser.add_argument("--keep-days", type=float, metavar="D", help="after which a film goes (default: 7)")
+    parser.add_argument("--disk-gb", type=float, metavar="GB", help="for all films; the oldest go first (default: 21)")
+    parser.add_argument("--requeue", action="store_true", help="make anew what a killed server was making")
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from seedance.jobs import Limits
+
+    try:
+        from demos.app import Settings, serve
+    except ModuleNotFoundError as error:
+        raise SeedanceError(f"serve: {error.name} is not installed; install the serve extra") from error
+
+    limits: dict[str, Any] = {
+        "queue": arguments.queue,
+        "per_client": arguments.per_client,
+        "keep_seconds": arguments.keep_days and arguments.keep_days * 24 * 3600,
+        "disk_bytes": arguments.disk_gb and int(arguments.disk_gb * 1e9),
+        "requeue": arguments.requeue,
+    }
+    if arguments.workers < 1:
+        raise SeedanceError(f"--workers: {arguments.workers}; at least 1 is needed")
+    keys = [*(arguments.keys or ()), *filter(None, os.environ.get("SEEDANCE_API_KEYS", "").split(","))]
+    settings = Settings(
+        data=arguments.data,
+        models=tuple(arguments.models or ("seedance-nano",)),
+        grounder=arguments.grounder,
+        adapter=arguments.adapter,
+        keys=tuple(keys),
+        devices=tuple(arguments.devices or [None] * arguments.workers),
+        threads=arguments.threads,
+        studio=arguments.studio,
+        limits=Limits(**{name: value for name, value in limits.items() if value is not None}),
+    )
+    if not keys and arguments.host not in ("127.0.0.1", "::1", "localhost"):
+        logging.warning("warning: whoever reaches %s can use this server; --api-key locks it", arguments.host)
+
+    def told(address: str) -> None:
+        _print(arguments, {"address": address}, f"serving at {address}; stop it with Ctrl-C")
+        sys.stdout.flush()
+
+    serve(settings, arguments.host, arguments.port, told)
+
+
 # ----------------------------------------------------------------------------------------------------- models, env
 
 
@@ -344,6 +416,7 @@ COMMANDS = {
     "evaluate": Command(
         "measure a model on the sets kept in the package, or on a benchmark", _evaluate_arguments, _evaluate
     ),
+    "serve": Command("the studio, films and moments over HTTP, until it is stopped", _serve_arguments, _serve),
     "models": Command("the models that ship with the package", lambda parser: None, _models),
     "env": Command("versions, device, and what would be computed in", lambda parser: None, _env),
 }
