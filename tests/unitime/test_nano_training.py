@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from shots.runtime.checkpoint import latest_checkpoint, load_checkpoint
 from shots.runtime.vision import transformers
 from unitime import UniTime, sequence
+from unitime.errors import UniTimeError
 from unitime.training import card, nano, scenes, text, train, vision
 from unitime.training.scenes import Ask, Told
 
@@ -207,6 +209,18 @@ def test_a_stopped_run_goes_on_where_it_was(made: Path) -> None:
                                 "held_out=1", "loop.steps=31", "loop.time_budget=null"])  # fmt: skip
     log = (made / "text" / "log.jsonl").read_text()
     assert log.count('"event": "end"') == before + 1 and '"event": "resumed", "step": 30' in log
+
+
+def test_a_run_goes_on_from_another_one_with_its_heads_and_another_optimizer(made: Path, tmp_path: Path) -> None:
+    changes = [f"model={made}/base", f"features={made}/features", "tokens=1500", "held_out=1", "loop.steps=1",
+               "loop.time_budget=null", "loop.optimizer=muon", "loop.learning_rate=1e-9"]  # fmt: skip
+    train("unitime-nano-text", [*changes, f"start={made}/text", f"out={tmp_path}/more"])
+    old, new = (load_checkpoint(latest_checkpoint(run))["objective"] for run in (made / "text", tmp_path / "more"))
+    assert old.keys() == new.keys() and any(name.startswith("ends.") for name in old)
+    for name, tensor in old.items():
+        torch.testing.assert_close(new[name], tensor, atol=1e-6, rtol=0)
+    with pytest.raises(UniTimeError, match="start: there is no checkpoint"):
+        train("unitime-nano-text", [*changes, f"start={tmp_path}/none", f"out={tmp_path}/other"])
 
 
 def test_the_tokenizer_reads_and_writes_any_text(made: Path) -> None:

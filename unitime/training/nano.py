@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from shots.runtime.checkpoint import latest_checkpoint, load_checkpoint
 from shots.runtime.loop import run_loop
 from shots.runtime.optim import parameter_groups
 from shots.runtime.runlog import RunLog
@@ -228,6 +229,11 @@ def train_text(recipe: TextRecipe) -> Path:
     prompts = Prompts.from_dict(record["prompts"])
     asker = Asker(told, features, first, tokenizer, prompts, recipe)
     objective = PackedObjective(model, recipe)
+    if recipe.start is not None:
+        found = latest_checkpoint(recipe.start)
+        if found is None:
+            raise UniTimeError(f"start: there is no checkpoint in {recipe.start}; give the folder of a run of it")
+        objective.load_state_dict(load_checkpoint(found)["objective"])
     free = range(recipe.held_out, len(told))
     pad = tokenizer.pad_token_id
     state = {"share": 0.0}

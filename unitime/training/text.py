@@ -54,7 +54,8 @@ class TextRecipe:
     out: run folder. model: folder with the model to train (see `unitime.training.nano`). features: folder of cached
     features. tokens: of a batch, padding included. kinds: weight of each kind of sample. long: seconds of the shortest
     and longest coarse video. curriculum: share of the run over which crops grow from 8 s to whole scenes. stamps:
-    whether units carry their times. aux_weight: of the auxiliary losses. held_out: scenes never trained on.
+    whether units carry their times. aux_weight: of the auxiliary losses. held_out: scenes never trained on. start: run
+    folder of this task to go on from, auxiliary heads included; the vision tower stays that of `model`.
     """
 
     task: str
@@ -70,6 +71,7 @@ class TextRecipe:
     stamps: bool = True
     aux_weight: float = 1.0
     held_out: int = 16
+    start: Path | None = None
 
 
 @dataclass(frozen=True)
