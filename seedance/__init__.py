@@ -6,9 +6,10 @@
 `api` takes requests, `pipeline` turns a script into a film and holds the model folder. The parts: `text` encodes
 words, `conditioning` puts every task into one form, `dit` is the transformer with the positions of `rope` and the
 widths of `mup`, `flow` is what it learns, `samplers` draw by it, `vae` and `shapes` go between pixels and latents.
-`evaluation` measures, `coordinates` checks muP, `training` makes the weights. A server has its films in the queue of
-`jobs`, which takes what `settle` has checked; `workers` work it through, with one `renderer` process a device; `service`
-is the REST surface. `recipes`, `suites`, `examples` and `nano`, the shipped model, are files.
+`preview` shows a film while it is drawn. `evaluation` measures, `coordinates` checks muP, `training` makes the
+weights. A server has its films in the queue of `jobs`, which takes what `settle` has checked; `workers` work it
+through, with one `renderer` process a device; `service` is the REST surface. `recipes`, `suites`, `examples` and
+`nano`, the shipped model, are files.
 
 Notable choice: public names are looked up on first use, so `import seedance` loads no torch.
 """
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from seedance.errors import SeedanceError
     from seedance.jobs import Jobs
     from seedance.pipeline import Seedance
+    from seedance.preview import preview_frames
     from seedance.vae import VAEConfig, VideoVAE
 
 __version__ = "0.1.0"
@@ -38,6 +40,7 @@ _HOME = {
     "VAEConfig": "seedance.vae",
     "VideoDiT": "seedance.dit",
     "VideoVAE": "seedance.vae",
+    "preview_frames": "seedance.preview",
     "render": "seedance.api",
 }
 
@@ -51,6 +54,7 @@ __all__ = [
     "VAEConfig",
     "VideoDiT",
     "VideoVAE",
+    "preview_frames",
     "render",
 ]
 
