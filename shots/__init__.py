@@ -6,6 +6,7 @@ fact is known, with its judge; `protocols` says what is expected of models, and 
 
 `evaluation` says whether a film shows what its script says: `claims` takes scripts apart, `evidence` asks models,
 `calibration` weighs what they say, `cuts` (with its `detectors`) finds shots, and `quality` measures how films look.
+`captions` turns a video into a script, with `camera` to tell how the camera moves.
 
 Notable choices:
 - Public names are looked up on first use, so `import shots` loads neither torch nor a video library.
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shots.calibration import Calibration
+    from shots.captions import CaptionedFilm, caption_film, describe_film
     from shots.clip import Clip, ClipShot
     from shots.cuts import CutList, find_cuts
     from shots.errors import ShotsError
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Calibration": "shots.calibration",
+    "CaptionedFilm": "shots.captions",
     "Clip": "shots.clip",
     "ClipShot": "shots.clip",
     "CutList": "shots.cuts",
@@ -41,6 +44,8 @@ _HOME = {
     "Video": "shots.video",
     "VideoInfo": "shots.video",
     "VideoWriter": "shots.video",
+    "caption_film": "shots.captions",
+    "describe_film": "shots.captions",
     "find_cuts": "shots.cuts",
     "fit_image": "shots.images",
     "probe": "shots.video",
@@ -52,6 +57,7 @@ _HOME = {
 
 __all__ = [
     "Calibration",
+    "CaptionedFilm",
     "Clip",
     "ClipShot",
     "CutList",
@@ -63,6 +69,8 @@ __all__ = [
     "Video",
     "VideoInfo",
     "VideoWriter",
+    "caption_film",
+    "describe_film",
     "find_cuts",
     "fit_image",
     "probe",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from shots.script import Script
@@ -20,6 +20,26 @@ class Renderer(Protocol):
     """Makes a film from a script; the same seed gives the same film."""
 
     def __call__(self, script_or_prompt: Script | str, *, seed: int = 0) -> Video: ...
+
+
+@runtime_checkable
+class Retaker(Protocol):
+    """A renderer that can hold shots: makes some of a film anew while the others stay as they are.
+
+    A film is whatever `take` gives, its state before it is shown; `video` shows it.
+    """
+
+    def take(self, script_or_prompt: Script | str, *, seed: int = 0) -> Any:
+        """A first take of the whole film."""
+
+    def retake(self, film: Any, shots: Sequence[int], *, seed: int | None = None) -> Any:
+        """The film with the shots of these numbers, from 1, made anew."""
+
+    def splice(self, film: Any, other: Any, shots: Sequence[int]) -> Any:
+        """The film with the shots of these numbers, from 1, taken from `other`, another take of it."""
+
+    def video(self, film: Any) -> Video:
+        """The film to be seen."""
 
 
 class Moment(Protocol):
@@ -51,9 +71,13 @@ class Grounder(Protocol):
 
 
 class Captioner(Protocol):
-    """Describes a video as a script, shot by shot."""
+    """Says in words what a stretch of a video, (start, end) seconds, shows.
 
-    def caption(self, video: Video | str | Path) -> Script: ...
+    One that also has `ask(video, question, options, window=, grounded=)`, with a reply that has `scores`, is asked for
+    the size of each shot.
+    """
+
+    def caption(self, video: Video | str | Path, *, window: tuple[float, float] | None = None) -> str: ...
 
 
 @runtime_checkable
