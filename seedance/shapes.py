@@ -63,12 +63,14 @@ class Ratio:
         time: pixel frames of every latent frame but the first, which holds one.
         space: pixels along a side of a latent cell.
         patch, patch_time: latent cells along a side of a token, and latent frames of one.
+        group: latent frames after the first come in multiples of it.
     """
 
     time: int = RATIO_T
     space: int = RATIO_S
     patch: int = 1
     patch_time: int = 1
+    group: int = 1
 
     @property
     def side(self) -> int:
@@ -77,10 +79,10 @@ class Ratio:
 
     def latent_frames(self, frames: int) -> int:
         """Latent frames that hold ``frames`` pixel frames of one shot."""
-        return 1 + max(0, -(-(frames - 1) // self.time))
+        return 1 + max(0, -(-(frames - 1) // (self.time * self.group))) * self.group
 
     def fit_frames(self, frames: int) -> int:
-        """The smallest 1 + ``time`` n that is not below ``frames``."""
+        """The smallest number of frames that fill latents whole and is not below ``frames``: 1 + ``time`` n."""
         return 1 + (self.latent_frames(frames) - 1) * self.time
 
     def fit_side(self, side: int) -> int:

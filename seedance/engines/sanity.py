@@ -1,0 +1,73 @@
+"""Numbers that tell silent noise from a film, looked at while a checkpoint draws.
+
+A wrong file, a library that left a table empty, or a number format that overflows give no error: they give grey, black
+or noise after minutes. Each check here costs microseconds and says what is wrong with which way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seedance.errors import SeedanceError
+
+LEAST_STD, MOST_STD = 1e-3, 30.0  # of normalised latents, whose trained value is about 1
+_FORMATS = "another number format may help: --dtype bf16, or fp32"
+
+
+def check_words(words: Mapping[str, Any], name: str) -> None:
+    """SeedanceError if states of a text are not numbers or all alike: then the prompt says nothing."""
+    for key, states in words.items():
+        if not isinstance(states, Tensor) or "mask" in key or key.startswith("negative"):
+            continue
+        if not torch.isfinite(states).all():
+            raise SeedanceError(f"model: the text states of {name} ({key}) are not numbers; {_FORMATS}")
+        if key == "prompt_embeds" and float(states.float().abs().max()) == 0:
+            raise SeedanceError(
+                f"model: the text states of {name} are all zero, so every prompt would be the same film; its text "
+                "encoder's weights are broken: fetch the model again"
+            )
+        if key == "prompt_embeds" and float(states.float().std(dim=-2).max()) == 0:
+            raise SeedanceError(
+                f"model: the text states of {name} are the same for every word; its text encoder's weights are "
+                "broken: fetch the model again"
+            )
+
+
+def check_step(prediction: Any, name: str) -> None:
+    """SeedanceError if a transformer's first answer is not numbers."""
+    if isinstance(prediction, Tensor) and not torch.isfinite(prediction).all():
+        raise SeedanceError(f"model: the first step of {name} is not numbers; {_FORMATS}")
+
+
+def normalised(latents: Tensor, vae: Any) -> Tensor:
+    """Latents (B, C, t, h, w) as a VAE takes them -> as its transformer sees them, which is also what tiny previewing
+    decoders take: by mean and deviation of each channel where the VAE has them, by one factor elsewhere."""
+    config = vae.config
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    kept = dict(vae.named_buffers(recurse=False))
+    if mean is None and "latents_mean" in kept:  # LTX keeps them as tensors
+        mean, std = kept["latents_mean"], kept["latents_std"]
+    factor = float(config.get("scaling_factor") or 1.0)
+    if mean is None or std is None:
+        return latents * factor
+    shape = (1, -1, 1, 1, 1)
+    center = torch.as_tensor(mean, device=latents.device, dtype=latents.dtype).view(shape)
+    width = torch.as_tensor(std, device=latents.device, dtype=latents.dtype).view(shape)
+    return (latents - center) / width * factor
+
+
+def check_latents(latents: Tensor, vae: Any, name: str) -> None:
+    """SeedanceError if a shot's last latents, as the VAE takes them, are not numbers or far off the range."""
+    seen = normalised(latents.float(), vae)
+    if not torch.isfinite(seen).all():
+        raise SeedanceError(f"model: the latents of {name} are not numbers; {_FORMATS}")
+    spread = float(seen.std())
+    if not LEAST_STD <= spread <= MOST_STD:
+        raise SeedanceError(
+            f"model: the latents of {name} have a spread of {spread:.3g} where about 1 is expected, which decodes to "
+            "noise or to one grey; its parts do not belong together, or the guidance is far too strong"
+        )
