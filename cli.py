@@ -156,6 +156,14 @@ def _grounder(arguments: argparse.Namespace) -> Any:
     )  # fmt: skip
 
 
+def _video(arguments: argparse.Namespace) -> Path:
+    """The video that is asked about; a missing or broken file is named here, before any weights are loaded."""
+    from shots import probe
+
+    probe(arguments.video)
+    return Path(arguments.video)
+
+
 def _ground_arguments(parser: Parser) -> None:
     parser.add_argument("video", type=Path, metavar="VIDEO", help="a video file")
     parser.add_argument("queries", nargs="+", metavar="QUERY", help="what to look for")
@@ -168,8 +176,9 @@ def _ground_arguments(parser: Parser) -> None:
 
 
 def _ground(arguments: argparse.Namespace) -> None:
+    path = _video(arguments)
     model = _grounder(arguments)
-    video = model.encode(arguments.video)
+    video = model.encode(path)
     window = tuple(arguments.window) if arguments.window else None
     found = model.ground(video, arguments.queries, top_k=arguments.top_k, window=window, threshold=arguments.threshold)
     result = {
@@ -192,14 +201,51 @@ def _ask_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--option", dest="options", action="append", metavar="TEXT", help="a possible answer; give each one"
     )
+    parser.add_argument(
+        "--window", type=float, nargs=2, metavar=("START", "END"), help="look only between these seconds"
+    )
     _grounder_arguments(parser)
 
 
 def _ask(arguments: argparse.Namespace) -> None:
-    answer = _grounder(arguments).ask(arguments.video, arguments.question, options=arguments.options)
+    path = _video(arguments)
+    window = tuple(arguments.window) if arguments.window else None
+    answer = _grounder(arguments).ask(path, arguments.question, options=arguments.options, window=window)
     seen = answer.evidence
     where = "" if seen is None else f" (seen at {seen.start:.2f} - {seen.end:.2f} s)"
     _print(arguments, {"video": str(arguments.video), **answer.to_dict()}, f"{answer}{where}")
+
+
+# ---------------------------------------------------------------------------------------------------------- caption
+
+
+def _caption_arguments(parser: Parser) -> None:
+    parser.add_argument("video", type=Path, metavar="VIDEO", help="a video file")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="script to write, .yaml or .json (default: printed as YAML)"
+    )
+    parser.add_argument("--no-check", dest="check", action="store_false", help="do not look for each caption in its shot")
+    _grounder_arguments(parser)
+
+
+def _caption(arguments: argparse.Namespace) -> None:
+    from shots.captions import check_script_place, describe_film, save_script
+
+    path = _video(arguments)
+    if arguments.output is not None:
+        check_script_place(arguments.output)
+    model = _grounder(arguments)
+    film = describe_film(path, model, model if arguments.check else None, progress=_reporter())
+    if film.doubtful:
+        logging.getLogger("seedance").warning(
+            "warning: not found in their shots: the captions of shots %s", ", ".join(map(str, film.doubtful))
+        )
+    text = film.script.to_yaml().rstrip()
+    if arguments.output is not None:
+        save_script(film.script, arguments.output)
+        text = f"{film}\n{arguments.output}: {len(film.shots)} shots"
+    output = None if arguments.output is None else str(arguments.output)
+    _print(arguments, {"video": str(path), "output": output, **film.to_dict()}, text)
 
 
 # ---------------------------------------------------------------------------------------------------------- metrics
@@ -411,6 +457,7 @@ COMMANDS = {
     "stage": Command("shoot a film on the stage, with its ground truth", _stage_arguments, _stage),
     "ground": Command("find when something happens in a video", _ground_arguments, _ground),
     "ask": Command("answer a question about a video, from the moment that bears on it", _ask_arguments, _ask),
+    "caption": Command("turn a video into a script that renders again", _caption_arguments, _caption),
     "metrics": Command("score a file of grounding predictions", _metrics_arguments, _metrics),
     "train": Command("train a model by a recipe; resumes what was stopped", _train_arguments, _train),
     "evaluate": Command(

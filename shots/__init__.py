@@ -6,6 +6,7 @@ fact is known, with its judge; `protocols` says what is expected of models, and 
 
 `evaluation` says whether a film shows what its script says: `claims` takes scripts apart, `evidence` asks models,
 `calibration` weighs what they say, `cuts` (with its `detectors`) finds shots, and `quality` measures how films look.
+`loop` has failed shots taken again.
 `captions` turns a video into a script, with `camera` to tell how the camera moves.
 
 Notable choices:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from shots.errors import ShotsError
     from shots.evaluation import Report, ShotReport, verify
     from shots.images import fit_image, read_image
+    from shots.loop import direct
     from shots.script import Script, Shot
     from shots.video import Video, VideoInfo, VideoWriter, probe, read_record, read_video
 
@@ -46,6 +48,7 @@ _HOME = {
     "VideoWriter": "shots.video",
     "caption_film": "shots.captions",
     "describe_film": "shots.captions",
+    "direct": "shots.loop",
     "find_cuts": "shots.cuts",
     "fit_image": "shots.images",
     "probe": "shots.video",
@@ -71,6 +74,7 @@ __all__ = [
     "VideoWriter",
     "caption_film",
     "describe_film",
+    "direct",
     "find_cuts",
     "fit_image",
     "probe",

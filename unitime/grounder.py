@@ -335,10 +335,13 @@ class UniTime:
         video: Any,
         *,
         window: Window | None = None,
-        max_tokens: int = 64,
+        max_tokens: int = 96,
         cancelled: threading.Event | None = None,
     ) -> str:
-        """One sentence on what a video, or a window (start, end) of it, shows. ``cancelled`` as for :meth:`ground`."""
+        """What a video, or a window (start, end) of it, shows, in a sentence or two: `shots.protocols.Captioner`.
+
+        ``cancelled`` is as for :meth:`ground`.
+        """
         handle = self.encode(video)
         prefix = handle.prefix(handle.plan(window), "answering", cancelled)
         return generate(self.model, prefix, [self.model.prompts.caption], max_tokens)[0]
