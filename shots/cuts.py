@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 Span = tuple[int, int]
 
 SIDE = 64  # pixels of the pictures that are compared, at least
+TOUCH = 3  # samples between a fade out and a fade in that are one transition
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,11 @@ def find_cuts(video: Video | str | Path) -> CutList:
     import cv2
     from scenedetect import FrameTimecode
 
-    from shots.detectors import Blends, HardCuts
+    from shots.detectors import BLANK, Blends, HardCuts
 
     fps = video.fps if isinstance(video, Video) else probe(video).fps
-    hard, blends = HardCuts(fps), Blends(fps)
+    hard = HardCuts(fps)
+    blends = Blends(fps, hard)
     times: list[float] = []
     found: list[int] = []
     for number, (time, frame) in enumerate(_frames(video)):
@@ -109,7 +111,9 @@ def find_cuts(video: Video | str | Path) -> CutList:
     last = FrameTimecode(len(times) - 1, fps=fps)
     found += [cut.frame_num for cut in hard.post_process(last)]
     blends.post_process(last)
-    spans = _merged(found, blends.spans, hard.blanks, len(times))
+    alone, pairs = _paired(blends.spans, blends.fades, hard.blanks, TOUCH * blends.every)
+    found = [cut for cut in found if not any(first < cut < new for first, new in pairs)]
+    spans = _apart([*_merged(found, alone, hard.blanks, len(times), BLANK * fps), *pairs])
     return CutList(fps, len(times), tuple(_cut(span, times, fps) for span in spans))
 
 
@@ -125,28 +129,55 @@ def _cut(span: Span, times: list[float], fps: float) -> Cut:
     )
 
 
-def _merged(hard: list[int], blends: list[Span], blanks: list[Span], frames: int) -> list[Span]:
-    """Changes as (first frame of the change, first frame of the new shot), in order, none touching another.
+def _paired(
+    spans: list[Span], fades: list[tuple[bool, bool]], blanks: list[Span], gap: int
+) -> tuple[list[Span], list[Span]]:
+    """Blends that stand alone, and pairs: a fade to black or white with the fade from it, at most `gap` frames apart or
+    with nothing else between them."""
+    alone: list[Span] = []
+    pairs: list[Span] = []
+    number = 0
+    while number < len(spans):
+        first, new = spans[number]
+        if number + 1 < len(spans) and fades[number][0] and fades[number + 1][1]:
+            after = spans[number + 1]
+            between = any(start <= new + gap and after[0] - gap <= end for start, end in blanks)
+            if first >= gap and (between or after[0] <= new + gap):
+                pairs.append((first, after[1]))
+                number += 2
+                continue
+        alone.append((first, new))
+        number += 1
+    return alone, pairs
 
-    Of a hard cut the two differ by nothing that is shown. Black and white stretches join what stands on either side of
-    them, if anything does; those that the film begins or ends with part no shots.
+
+def _merged(hard: list[int], blends: list[Span], blanks: list[Span], frames: int, longest: float) -> list[Span]:
+    """Changes as (first frame of the change, first frame of the new shot), of hard cuts and of blends that stand alone.
+
+    Of a hard cut the two are the same. Black or white for at most `longest` frames between two hard cuts makes them one
+    change; between a hard cut and a fade, the hard cut stands. A film that fades in or out is not cut there.
     """
     changes = [(cut, cut) for cut in hard]
     changes += [span for span in blends if not any(span[0] < cut < span[1] for cut in hard if not _near(cut, blanks))]
+    for start, end in blanks:  # [start, end) is black or white
+        beside = [span for span in changes if span[0] <= end and start <= span[1]]
+        sharp = [span for span in beside if span[0] == span[1]]
+        rest = [span for span in changes if span not in beside]
+        if start == 0 or end == frames or len(sharp) == 1 or (sharp and end - start > longest):
+            changes = [*rest, *sharp]
+        elif len(sharp) > 1:
+            changes = [*rest, (min(start, *(a for a, _ in beside)), max(end, *(b for _, b in beside)))]
+    return changes
+
+
+def _apart(changes: list[Span]) -> list[Span]:
+    """Changes in order, those that overlap made one."""
     joined: list[Span] = []
     for first, new in sorted(changes):
-        if joined and first <= joined[-1][1]:
+        if joined and first < joined[-1][1]:
             joined[-1] = joined[-1][0], max(new, joined[-1][1])
         else:
             joined.append((first, new))
-    for start, end in blanks:  # [start, end) is black or white
-        beside = [span for span in joined if span[0] <= end and start <= span[1]]
-        outer = start == 0 or end == frames
-        if not outer and len(beside) < 2 and not any(span[0] < start and end < span[1] for span in beside):
-            continue
-        rest = [span for span in joined if span not in beside]
-        whole = min([start, *(a for a, _ in beside)]), max([end, *(b for _, b in beside)])
-        joined = sorted(rest if outer else [*rest, whole])
     return joined
 
 

@@ -3,14 +3,20 @@
 Notable choices:
 
 - Both are fed one frame after the other and hold the small pictures of the last second or two, never more.
-- `HardCuts` takes its scores from PySceneDetect's ContentDetector. Its thresholds and those of `Blends` were set on
-  stage films of training seeds and on generated films; what they reach is measured on others (`tests.benchmarks.cuts`).
+- `HardCuts` takes its scores from PySceneDetect's ContentDetector, and beside them the change that is left when blocks
+  of the picture may move (`matched`): how far a frame stands out is the geometric mean of both ratios. Where the
+  edges stay where they are there is no cut, however much the light or the coding changes.
+- `Blends` weighs how much a stretch changes, how much of the change is no mix of its ends, how much of the picture it
+  takes, and how it compares with the movement before and after, by weights of a logistic regression.
+- Thresholds and weights were set on stage films of training seeds; what they reach is measured on others
+  (`tests.benchmarks.cuts`).
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -21,31 +27,66 @@ from scenedetect import ContentDetector, FrameTimecode, SceneDetector
 Small = NDArray[np.float32]
 Span = tuple[int, int]
 
-CELLS = 16  # cells a side of the pictures that are kept
+SIDE, CELLS = 32, 16  # cells a side of the pictures that are compared, and of those that are kept longer
+REACH, BLOCK = 3, 4  # cells that a block may move, and its side
 AROUND = 5  # frames on either side that a cut stands out from
-RATIO = 3.0  # how far
-LEAST = 3.0  # change of a cut, 8-bit steps
+RATIO = 1.7  # how far
+LEAST = 1.0  # matched change of a cut, 8-bit steps
+SAME = 0.8  # edges of neighbouring pictures agree more than this: they are of one shot, unless
+SUDDEN = 20.0  # a cut stands out so far
 FLASH = 0.25  # seconds within which the old picture is back after a flash
 BLANK = 1.0  # seconds within which it is back after black or white that is no cut
 BACK = 0.4  # the old picture is back: it differs by less than this share of the change
+DIM = 0.35  # share of the light, or of what lacks to white, of a picture that is all but black or white
 DARK, LIGHT, PLAIN = 16.0, 239.0, 6.0  # a black or white picture: its mean, and how far its cells are from it
 SAMPLES = 12.0  # a second, that blends are looked for in
 LENGTHS = (4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 24)  # of blends, in samples
-MIX = 0.35  # share of a blend's change that is no mix of its ends, at most
-CHANGE = 6.0  # of a blend, 8-bit steps
-UNEVEN = 0.22  # how far a blend's progress may be from even
+BESIDE = 3  # samples before and after a blend that it is compared with
+MIX = 0.3  # share of a blend's change that is no mix of its ends, at most
+CHANGE = 2.0  # of a blend, 8-bit steps, at least
+SHARE = 0.3  # of the picture that takes part in it, at least: a title that appears is none
+UNEVEN = 0.25  # how far a blend's progress may be from even
+WEIGHTS = {"one": 3.3, "change": 0.8, "rest": -8.3, "share": 2.9, "stands": 6.5, "length": -0.7}
+SURE = 2.0  # log-odds of a blend, at least
 
 
-def _small(bgr: NDArray[np.uint8]) -> Small:
-    """float32 (CELLS * CELLS * 3,), 8-bit steps."""
-    cells = cv2.resize(bgr, (CELLS, CELLS), interpolation=cv2.INTER_AREA)
-    return np.asarray(cells, np.float32).ravel()
+def _cells(bgr: NDArray[np.uint8], side: int) -> Small:
+    """float32 (side, side, 3), 8-bit steps."""
+    return np.asarray(cv2.resize(bgr, (side, side), interpolation=cv2.INTER_AREA), np.float32)
+
+
+def matched(before: Small, after: Small) -> float:
+    """Mean change, 8-bit steps, of pictures (SIDE, SIDE, 3) whose blocks may have moved by up to REACH cells."""
+    wide = np.pad(before, ((REACH, REACH), (REACH, REACH), (0, 0)), mode="edge").reshape(SIDE + 2 * REACH, -1)
+    flat, blocks = after.reshape(SIDE, -1), SIDE // BLOCK
+    best = np.full((blocks, blocks), np.inf, np.float32)
+    for dy in range(2 * REACH + 1):
+        for dx in range(2 * REACH + 1):
+            change = cv2.absdiff(flat, wide[dy : dy + SIDE, 3 * dx : 3 * (dx + SIDE)])  # (SIDE, 3 * SIDE)
+            np.minimum(best, cv2.resize(change, (blocks, blocks), interpolation=cv2.INTER_AREA), out=best)
+    return float(best.mean())
+
+
+def same_edges(before: Small, after: Small) -> float:
+    """Correlation, -1 to 1, of the edges of two pictures (SIDE, SIDE, 3)."""
+    a, b = before.mean(2), after.mean(2)
+    edges = [np.concatenate([np.diff(x, axis=0).ravel(), np.diff(x, axis=1).ravel()]) for x in (a, b)]
+    return float(edges[0] @ edges[1] / (np.linalg.norm(edges[0]) * np.linalg.norm(edges[1]) + 1e-6))
 
 
 def _blank(small: Small) -> bool:
     """Whether a picture is black or white all over."""
     mean = float(small.mean())
     return (mean < DARK or mean > LIGHT) and float(np.abs(small - mean).mean()) < PLAIN
+
+
+def _faded(small: Small, other: Small) -> bool:
+    """Whether a picture is all but black or white beside another one."""
+    dark, light = (
+        float(small.mean()) / (float(other.mean()) + 1),
+        float(255 - small.mean()) / (256 - float(other.mean())),
+    )
+    return _blank(small) or min(dark, light) < DIM and float(np.abs(small - small.mean()).mean()) < 2 * PLAIN
 
 
 def _apart(a: Small, b: Small) -> float:
@@ -59,6 +100,8 @@ class _Kept:
 
     at: FrameTimecode
     score: float
+    matched: float
+    edges: float
     small: Small
     blank: bool
 
@@ -72,6 +115,8 @@ class HardCuts(ContentDetector):
         self._flash = max(1, round(FLASH * fps))
         self._held: deque[_Kept] = deque(maxlen=2 * self._back + 1)
         self._next = 0  # place in `_held` of the next frame to decide on
+        self._last: Small | None = None
+        self.moved = 0.0  # matched change of the newest frame
         self.blanks: list[Span] = []
 
     @property
@@ -81,7 +126,11 @@ class HardCuts(ContentDetector):
     def process_frame(self, timecode: FrameTimecode, frame_img: NDArray[np.uint8]) -> list[FrameTimecode]:
         """Takes the next frame; returns cuts that are now known, of frames up to a second ago."""
         score = float(self._calculate_frame_score(timecode, frame_img))
-        small = _small(frame_img)
+        cells, small = _cells(frame_img, SIDE), _cells(frame_img, CELLS)
+        moved, edges = 0.0, 1.0
+        if self._last is not None:
+            moved, edges = matched(self._last, cells), same_edges(self._last, cells)
+        self._last, self.moved = cells, moved
         blank, number = _blank(small), timecode.frame_num
         if blank:
             if self.blanks and self.blanks[-1][1] == number:
@@ -89,7 +138,7 @@ class HardCuts(ContentDetector):
             else:
                 self.blanks.append((number, number + 1))
         full = len(self._held) == self._held.maxlen
-        self._held.append(_Kept(timecode, score, small, blank))
+        self._held.append(_Kept(timecode, score, moved, edges, small, blank))
         self._next -= full
         return self._decided(len(self._held) - self._back)
 
@@ -107,11 +156,12 @@ class HardCuts(ContentDetector):
 
     def _is_cut(self, held: list[_Kept], i: int) -> bool:
         """Whether frame `i` of those held begins a shot."""
-        score = held[i].score
-        if score < LEAST:
+        if held[i].matched < LEAST:
             return False
-        near = sorted(kept.score for kept in held[max(1, i - AROUND) : i] + held[i + 1 : i + 1 + AROUND])
-        if len(near) > 1 and score < RATIO * (near[-2] + 0.5):
+        near = held[max(1, i - AROUND) : i] + held[i + 1 : i + 1 + AROUND]
+        score = held[i].score / (_second([kept.score for kept in near]) + 0.3)
+        change = held[i].matched / (_second([kept.matched for kept in near]) + 0.15)
+        if score * change < (RATIO if held[i].edges <= SAME else SUDDEN) ** 2:
             return False
         return not (self._returns(held, i) or self._returned(held, i))
 
@@ -136,68 +186,106 @@ class HardCuts(ContentDetector):
         return False
 
 
-class Blends(SceneDetector):
-    """Dissolves and fades. `spans` are (last frame of the old picture alone, first frame of the new one alone)."""
+def _second(values: Sequence[float]) -> float:
+    """The largest of some values but one."""
+    return sorted(values)[-2] if len(values) > 1 else 0.0
 
-    def __init__(self, fps: float) -> None:
+
+class Blends(SceneDetector):
+    """Dissolves and fades. `spans` are (last frame of the old picture alone, first frame of the new one alone); `fades`
+    says of each whether it ends, and whether it begins, with black or white.
+
+    beside: a detector of hard cuts that is fed the same frames first; where both compare the same pictures it is done
+    once.
+    """
+
+    def __init__(self, fps: float, beside: HardCuts | None = None) -> None:
         super().__init__()
-        self._every = max(1, round(fps / SAMPLES))
-        self._held: deque[tuple[int, Small]] = deque(maxlen=max(LENGTHS) + 1)
-        self._best: tuple[float, Span] | None = None  # of the blends that overlap
+        self.every = max(1, round(fps / SAMPLES))
+        self._beside = beside if self.every == 1 else None
+        self._held: deque[tuple[int, float, Small]] = deque(maxlen=max(LENGTHS) + 1 + 2 * BESIDE)
+        self._last: Small | None = None
+        self._best: tuple[float, Span, tuple[bool, bool]] | None = None  # of the blends that overlap
         self.spans: list[Span] = []
+        self.fades: list[tuple[bool, bool]] = []
 
     def process_frame(self, timecode: FrameTimecode, frame_img: NDArray[np.uint8]) -> list[FrameTimecode]:
         """Takes the next frame; what is found goes to `spans`, as it is no one frame."""
         number = timecode.frame_num
-        if number % self._every:
+        if number % self.every:
             return []
-        self._held.append((number, _small(frame_img)))
-        found = self._ending_here()
-        if found is not None and self._best is not None and found[1][0] < self._best[1][1]:
-            self._best = max(self._best, found)
-        elif found is not None:
-            self._settle()
-            self._best = found
+        cells = _cells(frame_img, SIDE)
+        if self._beside is not None:
+            moved = self._beside.moved
+        else:
+            moved = 0.0 if self._last is None else matched(self._last, cells)
+        self._last = cells
+        self._held.append((number, moved, _cells(frame_img, CELLS)))
+        self._look(len(self._held) - 1 - BESIDE)
         return []
 
     def post_process(self, timecode: FrameTimecode) -> list[FrameTimecode]:
-        """Notes the last blend."""
+        """Looks at what ends with the last frames."""
+        for end in range(len(self._held) - BESIDE, len(self._held)):
+            self._look(end)
         self._settle()
         return []
 
     def _settle(self) -> None:
         if self._best is not None:
             self.spans.append(self._best[1])
+            self.fades.append(self._best[2])
         self._best = None
 
-    def _ending_here(self) -> tuple[float, Span] | None:
-        """The best blend that ends with the newest frame: (how good, its span)."""
-        best: tuple[float, Span] | None = None
-        x = np.stack([small for _, small in self._held])  # (n, CELLS * CELLS * 3)
+    def _look(self, end: int) -> None:
+        """Looks for blends that end with the sample in place `end`."""
+        held = list(self._held)
+        best: tuple[float, Span, tuple[bool, bool]] | None = None
+        moved = np.array([change for _, change, _ in held])
         for length in LENGTHS:
-            if length >= len(x):
+            start = end - length
+            if start < 0:
                 break
-            good = blend(x[-length - 1 :])
-            if good is not None and (best is None or good > best[0]):
-                best = good, (self._held[-length - 1][0], self._held[-1][0])
-        return best
+            beside = np.concatenate([moved[max(1, start - BESIDE + 1) : start + 1], moved[end + 1 : end + 1 + BESIDE]])
+            x = np.stack([small for _, _, small in held[start : end + 1]])
+            sure = blend(x, moved[start + 1 : end + 1], beside)
+            if sure >= SURE and (best is None or sure > best[0]):
+                plain = _faded(x[-1], x[0]), _faded(x[0], x[-1])
+                best = sure, (held[start][0], held[end][0]), plain
+        if best is None:
+            return
+        if self._best is not None and best[1][0] < self._best[1][1]:
+            self._best = max(self._best, best)
+        else:
+            self._settle()
+            self._best = best
 
 
-def blend(x: Small) -> float | None:
-    """How good a blend pictures (n, D) are, from the first to the last: its change in 8-bit steps; None: they are none.
+def blend(pictures: Small, moved: NDArray[np.float64], beside: NDArray[np.float64]) -> float:
+    """Log-odds that pictures (n, h, w, 3) blend from the first to the last; -inf where they cannot.
 
-    Every picture is taken apart into first + progress x (last - first) + rest. In a blend the rest is small and the
-    progress even; of things that move, the rest is about as large as the change.
+    moved: the matched change of each step (n - 1,); beside: of some steps before and after. Every picture is taken
+    apart into first + progress x (last - first) + rest. In a blend the rest is small and the progress even; of things
+    that move, the rest is about as large as the change.
     """
+    x = pictures.reshape(len(pictures), -1)
     whole = x[-1] - x[0]  # (D,)
     change = float(np.abs(whole).mean())
     if change < CHANGE:
-        return None
-    moved = x[1:-1] - x[0]  # (n - 2, D)
-    progress = moved @ whole / float(whole @ whole)  # (n - 2,)
+        return -math.inf
+    gone = x[1:-1] - x[0]  # (n - 2, D)
+    progress = gone @ whole / float(whole @ whole)  # (n - 2,)
     even = np.arange(1, len(x) - 1) / (len(x) - 1)
-    if np.abs(progress - even).max() > UNEVEN:
-        return None
-    rest = np.abs(moved - progress[:, None] * whole).mean(1) / change
-    mixed = float(rest.max())
-    return change * (1 - mixed) if mixed <= MIX else None
+    rest = float((np.abs(gone - progress[:, None] * whole).mean(1) / change).max())
+    if rest > MIX or np.abs(progress - even).max() > UNEVEN:
+        return -math.inf
+    cell = np.abs(whole).reshape(-1, 3).mean(1)  # (h * w,)
+    share = float(cell.sum() ** 2 / (len(cell) * (cell**2).sum()))  # of the picture that takes part
+    if share < SHARE:
+        return -math.inf
+    stands = moved.mean() / ((float(np.median(beside)) if len(beside) else 0.0) + 0.2)
+    told = {
+        "one": 1.0, "change": math.log(change), "rest": rest, "share": math.log(share),
+        "stands": math.log(max(stands, 1e-3)), "length": math.log(len(x) - 1),
+    }  # fmt: skip
+    return sum(WEIGHTS[name] * value for name, value in told.items())
