@@ -8,6 +8,9 @@ Notable choices:
 - Shots are native: one latent sequence, shot after shot, each shot with its own caption and its own VAE clip. A cut is
   therefore exact, and every shot is trimmed to exactly ``round(seconds * fps)`` frames.
 - Noise is drawn per film from its own seed, so a film made in a batch is the film made alone (to rounding).
+- A re-take or a further shot is made seeing at most :data:`CONTEXT` other shots: the ones in which its actors first
+  appear and its neighbours. They and the new ones are drawn as a short film of their own, at positions that the model
+  was trained on, so a film can be carried on for ever: neither cost nor positions grow with it.
 - The model folder is the hub's layout: ``model_index.json`` with the class of each component and the SHA-256 of every
   file, one folder per component with ``config.json`` and safetensors. A file that differs is named, and nothing is
   loaded partly.
@@ -56,6 +59,7 @@ SHIPPED = {"seedance-nano": Path(__file__).parent / "nano"}
 DEFAULT_MODEL = "seedance-nano"
 
 DECODE_CHUNK = 4  # latent frames decoded at once
+CONTEXT = 2  # shots seen beside the new one: with it the three that nano's training films have
 MAX_LATENT_FRAMES = 4096  # 20 minutes at 12 fps; beyond it the request is a mistake, not a film
 
 SAMPLERS = {"multistep": samplers.multistep, "euler": samplers.euler}
@@ -160,11 +164,15 @@ def latent_frames(frames: int) -> int:
 
 @dataclass
 class LatentFilm:
-    """A film before decoding: normalised latents (C, t, h, w) float32 on the CPU, and what it was made from."""
+    """A film before decoding: normalised latents (C, t, h, w) float32 on the CPU, and what it was made from.
+
+    given: which latent frames a picture gave; re-takes leave them as they are.
+    """
 
     latents: Tensor
     plan: Plan
     record: dict[str, Any] = field(default_factory=dict)
+    given: tuple[int, ...] = ()
 
     def shots(self) -> list[Tensor]:
         """The latents (C, n, h, w) of each shot."""
@@ -177,7 +185,9 @@ class LatentFilm:
         temporary = path.with_name(f".{path.name}.part")
         save_file(
             {"latents": self.latents.contiguous()}, temporary,
-            metadata={"plan": json.dumps(plan), "record": json.dumps(self.record)},
+            metadata={
+                "plan": json.dumps(plan), "record": json.dumps(self.record), "given": json.dumps(self.given)
+            },
         )  # fmt: skip
         temporary.replace(path)
         return path
@@ -196,7 +206,10 @@ class LatentFilm:
                 "notes": tuple(plan["notes"]),
                 "ratio": Ratio(**plan.get("ratio", {})),
             }
-            return cls(latents, Plan(**plan), json.loads(about["record"]))
+            film = cls(latents, Plan(**plan), json.loads(about["record"]), tuple(json.loads(about.get("given", "[]"))))
+            if latents.ndim != 4 or tuple(latents.shape[1:]) != film.plan.latent_shape:
+                raise ValueError(f"latents {tuple(latents.shape)} for a film of {film.plan.latent_shape}")
+            return film
         except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
             raise SeedanceError(
                 f"film state: {path} cannot be read ({error}); give a file that LatentFilm.save wrote"
@@ -428,7 +441,26 @@ class Seedance:
             cond = self._with_pictures(cond, plans[0], image, last_image)
             timings["pictures"] = time.perf_counter() - started - timings["text"]
         kinds = [kind for kind, picture in (("first", image), ("last", last_image)) if picture is not None]
-        return self._draw(list(plans), cond, "+".join(kinds) + " frame" if kinds else "text", timings, **how)
+        films = self._draw(list(plans), cond, "+".join(kinds) + " frame" if kinds else "text", timings, **how)
+        given = tuple(int(index) for index in cond.mask[0].nonzero())
+        return [replace(film, given=given) for film in films]
+
+    def take(
+        self,
+        script_or_prompt: Script | str | dict[str, Any],
+        *,
+        seed: int = 0,
+        image: np.ndarray | str | Path | None = None,
+        last_image: np.ndarray | str | Path | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        **how: Unpack[Sampling],
+    ) -> LatentFilm:
+        """The state of one film, not decoded; arguments as in :meth:`__call__`."""
+        plan = self.plan(script_or_prompt, seed=seed, height=height, width=width, num_frames=num_frames, fps=fps)
+        return self.sample([plan], image=image, last_image=last_image, **how)[0]
 
     @torch.no_grad()
     def retake(
@@ -440,7 +472,8 @@ class Seedance:
         seed: int | None = None,
         **how: Unpack[Sampling],
     ) -> LatentFilm:
-        """Makes some shots of a film anew, seeing the others, which stay bit for bit.
+        """Makes some shots of a film anew, seeing others (:func:`seen_shots`); the others stay bit for bit, and so do
+        their frames.
 
         Args:
             film: the state of the film, from :meth:`sample`, :meth:`encode` or :meth:`LatentFilm.load`.
@@ -459,8 +492,10 @@ class Seedance:
                     f"script: has {len(words.shots)} shots, the film {len(plan.frames)}; give one caption per shot"
                 )
             plan = replace(plan, script=_with_seconds(words, plan.frames, plan.fps))
-        cond = self._words(plan).to(self.device).retake(film.latents[None].to(self.device), wanted)
-        return self._draw([plan], cond, f"re-take of shots {', '.join(map(str, wanted))}", {}, **how)[0]
+        anew = torch.isin(_shot_of(plan), torch.tensor(wanted))
+        anew[list(film.given)] = False
+        said = f"re-take of shots {', '.join(map(str, wanted))}"
+        return self._redraw(film, plan, film.latents, ~anew, wanted, said, **how)
 
     @torch.no_grad()
     def extend(
@@ -474,8 +509,8 @@ class Seedance:
     ) -> LatentFilm:
         """Carries a film on: the last shot becomes ``seconds`` longer, or the shots of ``script`` follow.
 
-        What was there stays bit for bit. Exactly one of ``script`` and ``seconds`` is given. The seed is by default one
-        after the film's.
+        What was there stays bit for bit, and so do its frames; some of it is seen (:func:`seen_shots`). Exactly one of
+        ``script`` and ``seconds`` is given. The seed is by default one after the film's.
         """
         if (script is None) == (seconds is None):
             raise SeedanceError("extend: give either script (further shots) or seconds (a longer last shot)")
@@ -487,16 +522,68 @@ class Seedance:
                 replace(old.script, shots=(*old.script.shots, *further.script.shots)),
                 (*old.frames, *further.frames),
             )
+            wanted = list(range(len(old.frames) + 1, len(frames) + 1))
         else:
             more = round(_number("seconds", seconds, 0.0, 86_400.0) * old.fps)
             frames = (*old.frames[:-1], old.frames[-1] + more)
             words = _with_seconds(old.script, frames, old.fps)
+            wanted = [len(frames)]
         plan = replace(old, script=words, frames=frames, seed=seed)
-        cond = self._words(plan).to(self.device)
-        if cond.frames > film.latents.shape[1]:  # otherwise the frames asked for were made and trimmed already
-            cond = cond.extend(film.latents[None].to(self.device))
-            return self._draw([plan], cond, "extension", {}, **how)[0]
-        return LatentFilm(film.latents, plan, film.record)
+        _check_length(plan.frames, plan.ratio)
+        kept = film.latents.shape[1]
+        total = plan.latent_shape[0]
+        if total == kept:  # the frames asked for were made and trimmed already
+            return replace(film, plan=plan, record=self._continued(film, plan, film.record))
+        latents = torch.cat([film.latents, film.latents.new_zeros(film.latents.shape[0], total - kept, *plan.grid)], 1)
+        return self._redraw(film, plan, latents, torch.arange(total) < kept, wanted, "extension", **how)
+
+    def splice(self, film: LatentFilm, other: LatentFilm, shots: Sequence[int]) -> LatentFilm:
+        """``film`` with the shots of these numbers, from 1, of ``other``, which has the same lengths and sizes."""
+        if (film.plan.frames, film.latents.shape) != (other.plan.frames, other.latents.shape):
+            raise SeedanceError(
+                f"other: has shots of {other.plan.frames} frames at {other.plan.width} x {other.plan.height}, the film "
+                f"{film.plan.frames} at {film.plan.width} x {film.plan.height}; only takes of one film can be spliced"
+            )
+        theirs = torch.isin(_shot_of(film.plan), torch.tensor(list(shots), dtype=torch.long))  # (t,)
+        said = list(film.plan.script.shots)
+        for number in shots:
+            said[number - 1] = other.plan.script.shots[number - 1]
+        plan = replace(film.plan, script=replace(film.plan.script, shots=tuple(said)))
+        latents = torch.where(theirs[None, :, None, None], other.latents, film.latents)
+        return replace(film, latents=latents, plan=plan, record=film.record | {"script": plan.script.to_dict()})
+
+    def _redraw(
+        self,
+        film: LatentFilm,
+        plan: Plan,
+        latents: Tensor,
+        kept: Tensor,
+        wanted: Sequence[int],
+        task: str,
+        **how: Unpack[Sampling],
+    ) -> LatentFilm:
+        """Draws the latent frames of ``latents`` (C, t, h, w) that are not ``kept`` (t,) bool, all in the shots
+        ``wanted``, in a film of these and of the shots they see."""
+        seen = seen_shots(plan.script, wanted)
+        numbers = sorted({*wanted, *seen})
+        inside = torch.isin(_shot_of(plan), torch.tensor(numbers))  # (t,)
+        part = replace(
+            plan,
+            script=replace(plan.script, shots=tuple(plan.script.shots[k - 1] for k in numbers)),
+            frames=tuple(plan.frames[k - 1] for k in numbers),
+        )
+        cond = self._words(part).given(latents[None, :, inside], kept[None, inside].float())
+        drawn = self._draw([part], cond, task, {}, **how)[0]
+        made = latents.clone()
+        made[:, inside] = drawn.latents
+        record = self._continued(film, plan, drawn.record | {"seen_shots": seen})
+        return LatentFilm(made, plan, record, film.given)
+
+    def _continued(self, film: LatentFilm, plan: Plan, how: dict[str, Any]) -> dict[str, Any]:
+        """How ``film`` became the film of ``plan``; what was done before stands in the record's history."""
+        before = {key: film.record[key] for key in ("task", "seed", "steps", "guidance_scale") if key in film.record}
+        history = [*film.record.get("history", []), *([before] if before else [])]
+        return {**how, **self._record(plan), "history": history}
 
     def _draw(
         self,
@@ -596,8 +683,7 @@ class Seedance:
         self, path: str | Path, script_or_prompt: Script | str | dict[str, Any], **options: Any
     ) -> LatentFilm:
         """Renders a film and streams it into ``path``; options as in :meth:`__call__`. Returns the film's state."""
-        sizes = {key: options.pop(key) for key in ("seed", "height", "width", "num_frames", "fps") if key in options}
-        film = self.sample([self.plan(script_or_prompt, **sizes)], **options)[0]
+        film = self.take(script_or_prompt, **options)
         self.write(film, path)
         return film
 
@@ -752,15 +838,47 @@ def make_plan(
         else:
             count = otherwise
         frames.append(count)
+    _check_length(frames, ratio)
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise SeedanceError(f"seed: {seed!r} is not a whole number from 0 to 2^63 - 1")
+    words = _with_seconds(script, frames, rate)
+    return Plan(words, tuple(frames), sides[0], sides[1], rate, seed, tuple(notes), ratio)
+
+
+def _check_length(frames: Sequence[int], ratio: Ratio) -> None:
     if (total := sum(ratio.latent_frames(n) for n in frames)) > MAX_LATENT_FRAMES:
         raise SeedanceError(
             f"script: {sum(frames)} frames are {total} latent frames, the limit is {MAX_LATENT_FRAMES}; "
             "make several films"
         )
-    if not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise SeedanceError(f"seed: {seed!r} is not a whole number from 0 to 2^63 - 1")
-    words = _with_seconds(script, frames, rate)
-    return Plan(words, tuple(frames), sides[0], sides[1], rate, seed, tuple(notes), ratio)
+
+
+def _shot_of(plan: Plan) -> Tensor:
+    """(t,) number of the shot, from 1, of each latent frame."""
+    lengths = torch.tensor(plan.latent_frames)
+    return torch.repeat_interleave(torch.arange(1, len(lengths) + 1), lengths)
+
+
+def seen_shots(script: Script, wanted: Sequence[int], most: int = CONTEXT) -> list[int]:
+    """Which other shots are seen while the shots ``wanted`` (numbers from 1) are made: at most ``most``, ascending.
+
+    The shots in which the actors of the wanted ones first appear, as far as the captions are understood
+    (:mod:`shots.stage.parse`; else the film's first), and the last ones before; then those that follow. One place is
+    always the previous shot's, so that a long chain keeps both its cast and its course.
+    """
+    from shots.stage.parse import facts_of_script
+
+    others = [k for k in range(1, len(script.shots) + 1) if k not in wanted]
+    if len(others) <= most:
+        return others
+    casts = [{(actor.colour, actor.shape) for actor in facts.actors} for facts in facts_of_script(script)]
+    cast = set().union(*(casts[k - 1] for k in wanted))
+    first = {next((k for k in others if actor in casts[k - 1]), None) for actor in cast} - {None}
+    begin = min(wanted)
+    before = [k for k in reversed(others) if k < begin]
+    after = [k for k in others if k > begin]
+    order = [*before[:1], *sorted(k for k in first or {others[0]} if k is not None), *before, *after]
+    return sorted(list(dict.fromkeys(order))[:most])
 
 
 def read_script(script_or_prompt: Script | str | dict[str, Any]) -> Script:
