@@ -224,7 +224,9 @@ def _caption_arguments(parser: Parser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="script to write, .yaml or .json (default: printed as YAML)"
     )
-    parser.add_argument("--no-check", dest="check", action="store_false", help="do not look for each caption in its shot")
+    parser.add_argument(
+        "--no-check", dest="check", action="store_false", help="do not look for each caption in its shot"
+    )
     _grounder_arguments(parser)
 
 

@@ -39,6 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shots.errors import ShotsError
+from shots.files import check_place, write_whole
 from shots.script import MAX_SECONDS, MAX_SHOTS, MAX_TEXT, Script, Shot
 from shots.video import Video, frames_at, probe
 
@@ -56,6 +57,7 @@ NAMED = 6  # actors in the caption of the film, at most
 SURE = 0.6  # probability from which the size of a shot is told
 SIZES = ("wide shot", "medium shot", "close-up")
 UNDESCRIBED = "A shot that could not be described."
+_FORMS = (".yaml", ".yml", ".json")
 _SIDE = 128  # pixels of the short side of the pictures that are looked at here
 _PLAIN = 4.0  # standard deviation, of 255, below which a picture is one plain colour
 _DARK, _BRIGHT = 32.0, 223.0  # mean, of 255, of black and of white
@@ -186,6 +188,20 @@ def describe_film(
         tuple(Shot(shot.caption, _seconds(shot), shot.camera) for shot in found), caption=whole
     )  # fmt: skip
     return CaptionedFilm(script, tuple(found), actors)
+
+
+def check_script_place(path: str | Path) -> Path:
+    """`path` if a script can be written there, else a ShotsError; to be asked before the work, not after it."""
+    path = Path(path)
+    if path.suffix.lower() not in _FORMS:
+        raise ShotsError(f"output: {path} should end in one of {', '.join(_FORMS)}")
+    return check_place(path, "output")
+
+
+def save_script(script: Script, path: str | Path) -> Path:
+    """Write a script as YAML or JSON, by the name's ending, whole or not at all. Raises ShotsError as above."""
+    path = check_script_place(path)
+    return write_whole(path, script.to_yaml() if path.suffix.lower() != ".json" else script.to_json() + "\n", "output")
 
 
 # ------------------------------------------------------------------------------------------------------------ shots

@@ -71,8 +71,8 @@ class Prompts:
     choice: str = "Question: {question}\nOptions:\n{options}\nPlease only give the best option.\nBest Option: "
     option: str = "({letter})"
     caption: str = (
-        "Describe what this video shows in one or two short sentences: who or what is seen, how it looks, what it does, "
-        "and where. Name only what can be seen; do not speak of the video, of sound or of timestamps."
+        "Describe what this video shows in one or two short sentences: who or what is seen, how it looks, what it "
+        "does, and where. Name only what can be seen; do not speak of the video, of sound or of timestamps."
     )
     system: str | None = "You are a helpful assistant."
     header: str = "<|im_start|>{role}\n"

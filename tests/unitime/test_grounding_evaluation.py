@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import cli
+import shots
 import unitime
 from shots.errors import ShotsError
 from unitime import evaluation
@@ -81,7 +82,7 @@ class Fake:
         found = (Moment(2.0, 6.0, 0.75), Moment(7.0, 8.0, 0.125))[:top_k]
         return [Grounding(q, () if q == "never" else found, "not_found" if q == "never" else "ok") for q in queries]
 
-    def ask(self, video: Path, question: str, options: Sequence[str] | None = None) -> Answer:
+    def ask(self, video: Path, question: str, options: Sequence[str] | None = None, *, window: Any = None) -> Answer:
         return Answer(options[0] if options else "yes", self.ground(video, [question])[0].moments[0])
 
 
@@ -284,6 +285,7 @@ def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
     monkeypatch.setitem(vars(unitime), "UniTime", Loader)
     monkeypatch.setitem(vars(unitime), "FeatureCache", lambda: "cache")
+    monkeypatch.setattr(shots, "probe", lambda path: None)  # these files hold nothing, and the fake does not mind
 
     def command(*words: object) -> tuple[int, str, str]:
         try:
