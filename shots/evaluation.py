@@ -227,6 +227,7 @@ def verify(
     judge: FilmJudge | None = None,
     threshold: float | None = None,
     calibration: Calibration | None = None,
+    measures: bool = True,
 ) -> Report:
     """Holds a film against its script.
 
@@ -238,6 +239,7 @@ def verify(
         judge: a reader of stage films (`shots.stage.judge.Judge`) whose facts are to stand in the report.
         threshold: probability below which a claim counts as a defect; None is the calibration's.
         calibration: how scores are weighed; None is what was fitted for this grounder, by its `name`.
+        measures: whether to measure quality and looks too, by which nothing passes or fails; without it is quicker.
 
     Raises ShotsError for a video that cannot be read and a threshold that is no probability.
     """
@@ -249,17 +251,17 @@ def verify(
         answerer = grounder
     witness = Witness(film, grounder, answerer)
     limit = calibration.limit if threshold is None else threshold
-    return _Verdict(film, script, witness, calibration, limit).report(judge)
+    return _Verdict(film, script, witness, calibration, limit, measures).report(judge)
 
 
 class _Verdict:
     """One film and script, on the way to a report."""
 
     def __init__(
-        self, film: Film, script: Script, witness: Witness, calibration: Calibration, limit: float
+        self, film: Film, script: Script, witness: Witness, calibration: Calibration, limit: float, measures: bool
     ) -> None:  # fmt: skip
         self.film, self.script, self.witness = film, script, witness
-        self.calibration, self.limit = calibration, limit
+        self.calibration, self.limit, self.measures = calibration, limit, measures
         self.events = claims(script)
         self.found = find_cuts(film.source)
         self.expected = expected_cuts(film, script)
@@ -434,7 +436,7 @@ class _Verdict:
                 defects.append(Defect("cut", "one shot", f"a cut at {cut.time:.2f} s", where, 1.0, k + 1))
                 scores.append(0.5)
         defects.sort(key=lambda defect: -defect.confidence)
-        quality = measure(self.film.clip(where, MOST_FRAMES).frames, self.film.fps)
+        quality = measure(self.film.clip(where, MOST_FRAMES).frames, self.film.fps) if self.measures else None
         return ShotReport(
             k + 1, *where, caption, not defects, _geometric(scores), tuple(events), tuple(defects), quality
         )  # fmt: skip
@@ -457,7 +459,8 @@ class _Verdict:
         return Report(
             passed=all(shot.passed for shot in shots) and not extra,
             score=_geometric([shot.score for shot in shots]) * (0.5 if extra else 1.0),
-            shots=shots, defects=extra, cuts=self._cuts(), quality=Quality.mean(measured), same_look=self._same_look(),
+            shots=shots, defects=extra, cuts=self._cuts(), quality=Quality.mean(measured),
+            same_look=self._same_look() if self.measures else (),
             fps=self.film.fps, duration=self.film.duration, limit=self.limit, calibration=self.calibration.grounder,
             judge=judged,
         )  # fmt: skip

@@ -4,7 +4,7 @@
 stills, `observe` says what can be told from the pixels, `facts` names that once for all, `words` and `parse` go from
 films to English and back. `annotate` and `edits` make the tasks, `clips` does it all from one seed, `shoot` writes
 files. `judge` reads films back into facts, `heldout` fixes what is never trained on, and `following` scores films by
-both.
+both. `planted` makes films that differ from their scripts in one thing, to set and to check verification by.
 """
 
 from __future__ import annotations
