@@ -22,7 +22,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -101,6 +101,14 @@ class Video:
 
 
 @dataclass(frozen=True)
+class Sound:
+    """A sound track: `chunks` of samples, float32 (n, 2) from -1 to 1, left and right, `rate` of them a second."""
+
+    rate: int
+    chunks: Iterable[NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
 class VideoInfo:
     """What a file holds.
 
@@ -164,6 +172,7 @@ class VideoWriter:
             writer.write(frames)
 
     crf is x264's constant quality (0 lossless, 18 visually so, 51 worst). `record` may be set until the first write.
+    sound: goes into the file beside the pictures (AAC), as far as there are pictures.
     Odd sides are made even by repeating the last row or column, which is said in the log.
     Raises ShotsError when `path` cannot be written, the disk is full, or the frames do not fit.
     """
@@ -177,6 +186,7 @@ class VideoWriter:
         width: int,
         record: dict[str, Any] | None = None,
         crf: int = 18,
+        sound: Sound | None = None,
     ) -> None:
         _check_fps(fps)
         if height < 2 or width < 2:
@@ -186,6 +196,7 @@ class VideoWriter:
         self.height, self.width = height, width
         self.record = record
         self.crf = crf
+        self.sound = sound
         self.frames_written = 0
 
     def __enter__(self) -> VideoWriter:
@@ -205,6 +216,7 @@ class VideoWriter:
         except (OSError, av.error.FFmpegError) as error:
             self._discard()
             raise self._failure(error) from error
+        self._track = None if self.sound is None else _Track(self._container, self.sound)
         stream = self._stream
         stream.height, stream.width = self.height + self._pad[0], self.width + self._pad[1]
         stream.pix_fmt = "yuv420p"
@@ -238,6 +250,8 @@ class VideoWriter:
                 picture.time_base = 1 / self.fps
                 self._container.mux(self._stream.encode(picture))
                 self.frames_written += 1
+                if self._track is not None:
+                    self._track.play_until(self.frames_written / self.fps)
         except (OSError, av.error.FFmpegError) as error:
             raise self._failure(error) from error
 
@@ -255,6 +269,8 @@ class VideoWriter:
             return
         try:
             self._container.mux(self._stream.encode())
+            if self._track is not None:
+                self._track.end()
             self._container.close()
             self._finish()
         except (OSError, av.error.FFmpegError) as problem:
@@ -287,6 +303,35 @@ class VideoWriter:
     def _failure(self, error: Exception) -> ShotsFailure:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return ShotsFailure(f"output: {self.path} could not be written ({reason}); nothing was left there")
+
+
+class _Track:
+    """The sound of a film that is being written, kept in step with its pictures."""
+
+    def __init__(self, container: av.container.OutputContainer, sound: Sound) -> None:
+        self._container, self._rate = container, sound.rate
+        self._chunks = iter(sound.chunks)
+        self._stream = container.add_stream("aac", rate=sound.rate, layout="stereo", options={"b": "192k"})
+        self._waiting = np.zeros((0, 2), np.float32)
+        self._played = 0  # samples
+
+    def play_until(self, time: Fraction) -> None:
+        """Write what is heard before `time` seconds."""
+        wanted = int(time * self._rate) - self._played
+        while len(self._waiting) < wanted and (chunk := next(self._chunks, None)) is not None:
+            if chunk.ndim != 2 or chunk.shape[1] != 2:
+                raise ShotsError(f"sound: samples of shape {chunk.shape}; (n, 2), left and right, is needed")
+            self._waiting = np.concatenate([self._waiting, chunk.astype(np.float32, copy=False)])
+        now, self._waiting = self._waiting[:wanted], self._waiting[max(wanted, 0) :]
+        if not len(now):
+            return
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(now.T.clip(-1, 1)), format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts, frame.time_base = self._rate, self._played, Fraction(1, self._rate)
+        self._played += len(now)
+        self._container.mux(self._stream.encode(frame))
+
+    def end(self) -> None:
+        self._container.mux(self._stream.encode(None))
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
