@@ -62,6 +62,13 @@ def _render_arguments(parser: Parser) -> None:
     parser.add_argument("--num-frames", type=int, metavar="N", help="frames of each shot that does not say its seconds")
     parser.add_argument("--fps", type=float, help="frames a second (default: the model's)")
     parser.add_argument("--model", default="seedance-nano", metavar="NAME|DIR|HUB-ID", help="default: seedance-nano")
+    parser.add_argument(
+        "--lora", action="append", default=[], metavar="PATH[:SCALE]", help="adapter of an open checkpoint; repeatable"
+    )
+    parser.add_argument("--transformer", type=Path, metavar="FILE", help="in the place of an open checkpoint's own")
+    parser.add_argument(
+        "--carry", choices=("last", "key", "none"), help="what the shots of an open checkpoint begin from (last frame)"
+    )
     parser.add_argument("--num-samples", type=int, default=1, metavar="K", help="films per prompt, seeds counted up")
     parser.add_argument("--no-record", dest="record", action="store_false", help="do not store how the film was made")
     parser.add_argument("--sampler", choices=("multistep", "euler"), help="default: the model's")
@@ -73,7 +80,7 @@ def _render(arguments: argparse.Namespace) -> None:
     from seedance.api import RenderRequest, render
 
     options = {name: value for name, value in vars(arguments).items() if name not in ("command", "json")}
-    result = render(RenderRequest(**{**options, "prompts": tuple(arguments.prompts)}), progress=_progress)
+    result = render(RenderRequest.from_dict(options), progress=_progress)
     _print(arguments, result.to_dict(), str(result))
 
 
@@ -248,6 +255,46 @@ def _caption(arguments: argparse.Namespace) -> None:
         text = f"{film}\n{arguments.output}: {len(film.shots)} shots"
     output = None if arguments.output is None else str(arguments.output)
     _print(arguments, {"video": str(path), "output": output, **film.to_dict()}, text)
+
+
+# ------------------------------------------------------------------------------------------------------ cuts, score
+
+
+def _cuts_arguments(parser: Parser) -> None:
+    parser.add_argument("video", type=Path, metavar="VIDEO", help="a video file")
+
+
+def _cuts(arguments: argparse.Namespace) -> None:
+    from shots.cuts import find_cuts
+
+    found = find_cuts(arguments.video)
+    _print(arguments, found.to_dict(), str(found))
+
+
+def _score_arguments(parser: Parser) -> None:
+    parser.add_argument("video", type=Path, metavar="VIDEO", help="a video file")
+    parser.add_argument("--script", type=Path, metavar="FILE", help="what it should show (default: as its record says)")
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="also lay the report out as a picture")
+    parser.add_argument("--threshold", type=float, metavar="P", help="claims less likely than this are defects")
+    parser.add_argument("--judge", action="store_true", help="also say what the stage's judge reads (a measure only)")
+    _grounder_arguments(parser)
+
+
+def _score(arguments: argparse.Namespace) -> None:
+    from shots.evaluation import script_of, verify
+    from shots.script import Script
+    from shots.sheet import report_sheet
+
+    script = script_of(arguments.video) if arguments.script is None else Script.load(arguments.script)
+    judge = None
+    if arguments.judge:
+        from shots.stage.judge import Judge
+
+        judge = Judge.load()
+    report = verify(arguments.video, script, _grounder(arguments), judge=judge, threshold=arguments.threshold)
+    if arguments.sheet is not None:
+        report_sheet(arguments.video, report, arguments.sheet)
+    _print(arguments, {"video": str(arguments.video), **report.to_dict()}, str(report))
 
 
 # ---------------------------------------------------------------------------------------------------------- metrics
@@ -460,6 +507,8 @@ COMMANDS = {
     "ground": Command("find when something happens in a video", _ground_arguments, _ground),
     "ask": Command("answer a question about a video, from the moment that bears on it", _ask_arguments, _ask),
     "caption": Command("turn a video into a script that renders again", _caption_arguments, _caption),
+    "cuts": Command("find the cuts and gradual transitions of a video", _cuts_arguments, _cuts),
+    "score": Command("hold a film against its script", _score_arguments, _score),
     "metrics": Command("score a file of grounding predictions", _metrics_arguments, _metrics),
     "train": Command("train a model by a recipe; resumes what was stopped", _train_arguments, _train),
     "evaluate": Command(

@@ -39,7 +39,7 @@ from shots.evidence import Film, Window, Witness, log_odds, presence
 from shots.protocols import Answerer, Grounder
 from shots.quality import Quality, measure
 from shots.script import Script
-from shots.video import Video
+from shots.video import Video, read_record
 
 if TYPE_CHECKING:
     from shots.protocols import FilmJudge
@@ -252,6 +252,14 @@ def verify(
     witness = Witness(film, grounder, answerer)
     limit = calibration.limit if threshold is None else threshold
     return _Verdict(film, script, witness, calibration, limit, measures).report(judge)
+
+
+def script_of(video: str | Path) -> Script:
+    """The script that a film's own record tells. Raises ShotsError where it tells none."""
+    script = (read_record(video) or {}).get("script")
+    if script is None:
+        raise ShotsError(f"script: {video} does not tell what it was made from; give one with --script FILE")
+    return Script.from_dict(script)
 
 
 class _Verdict:
