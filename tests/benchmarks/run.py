@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from shots.runtime.environment import describe
-from tests.benchmarks import figures, grounding, grounding_io
+from tests.benchmarks import captions, figures, grounding, grounding_io
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -20,6 +20,7 @@ LIMITED = {
     "following": figures.following,
     "reconstruction": figures.reconstruction,
     "grounding": grounding.grounding,
+    "captions": captions.captions,
 }
 PLAIN = {
     "render_speed": figures.render_speed,
