@@ -526,32 +526,44 @@ class VideoDiT(nn.Module):
             timesteps: (B, t), (B,) or a scalar, in [0, 1]; given frames are taken at 0.
             labels_out: also return the auxiliary head's logits, name -> (B, t, h, w, classes).
         """
-        b, c, t, h, w = noisy.shape
-        dtype = noisy.dtype
+        x, text, embedded, ctx = self.begin(noisy, timesteps, cond)  # (B, t, s, D), (B, 1, N, D), (B, t, D)
+        logits: dict[str, Tensor] = {}
+        for index in range(len(self.layers)):
+            x, text = self.layer(index, x, text, ctx)
+            if labels_out and self.aux is not None and index + 1 == self.aux_after:
+                logits = self.aux(x, ctx.grid)
+        velocity = self.finish(x, embedded, ctx.grid)  # (B, C, t, h, w)
+        return (velocity, logits) if labels_out else velocity
+
+    # The three parts of a pass, for what runs some layers only (`seedance.acceleration.cache`).
+
+    def begin(self, noisy: Tensor, timesteps: Tensor, cond: Conditioning) -> tuple[Tensor, Tensor, Tensor, Context]:
+        """What the layers start from: tokens (B, t, s, D), text (B, 1, N, D), time (B, t, D), and what they share."""
+        b, _, t, h, w = noisy.shape
         if cond.clean.shape != noisy.shape:
             raise SeedanceError(f"noisy has shape {tuple(noisy.shape)}, cond was made for {tuple(cond.clean.shape)}")
         given = cond.mask > 0  # (B, t)
         times = timesteps.reshape(-1, 1).expand(b, t) if timesteps.ndim < 2 else timesteps
         times = torch.where(given, 0, times)  # (B, t)
-
         x = self._visual_tokens(noisy, given, cond)  # (B, t, s, D)
-        states = cond.text.to(dtype)
+        states = cond.text.to(noisy.dtype)
         text = self.text_in(states)[:, None]  # (B, 1, N, D)
         embedded, text_embedded = self._time_embedding(times, cond, states)  # (B, t, D), (B, 1, D)
-        ctx = self._context(embedded, text_embedded, cond, (h, w))
-        logits: dict[str, Tensor] = {}
-        last_spatial = max((i for i, layer in enumerate(self.layers) if isinstance(layer, SpatialLayer)), default=-1)
-        for index, layer in enumerate(self.layers):
-            if isinstance(layer, SpatialLayer):
-                x, text = self._run(layer, x, text, ctx, index == last_spatial)
-            else:
-                x = self._run(layer, x, ctx)
-            if labels_out and self.aux is not None and index + 1 == self.aux_after:
-                logits = self.aux(x, (h, w))
+        return x, text, embedded, self._context(embedded, text_embedded, cond, (h, w))
+
+    def layer(self, index: int, x: Tensor, text: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
+        """Layer ``index`` on tokens (B, t, s, D) and text (B, 1, N, D)."""
+        layer = self.layers[index]
+        if not isinstance(layer, SpatialLayer):
+            return self._run(layer, x, ctx), text
+        last = not any(isinstance(later, SpatialLayer) for later in self.layers[index + 1 :])
+        return self._run(layer, x, text, ctx, last)
+
+    def finish(self, x: Tensor, embedded: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Velocity (B, C, t, h, w) from the last layer's tokens (B, t, s, D) and the time (B, t, D)."""
         scale, shift = self.final_mod(F.silu(embedded)).unsqueeze(2).chunk(2, -1)  # (B, t, 1, D)
         out = self.readout(_ModulatedNorm.apply(x, scale, shift))  # (B, t, s, C)
-        velocity = out.view(b, t, h, w, c).permute(0, 4, 1, 2, 3)  # (B, C, t, h, w)
-        return (velocity, logits) if labels_out else velocity
+        return out.unflatten(2, grid).permute(0, 4, 1, 2, 3)
 
     def _run(self, layer: nn.Module, *inputs: Any) -> Any:
         if self.checkpointing and self.training:
