@@ -9,7 +9,7 @@ Notable choices:
 - The cuts are the film's own where it is in memory and says so, else found (`shots.cuts`). A dissolve ends one shot and
   begins the next at its middle; neither is described from frames that show both.
 - A shot lasts from its first frame to the next one's, so that at the film's frame rate the script has as many frames as
-  the film. A shot longer than a script may hold becomes several.
+  the film. A shot longer than a script may hold becomes several; one shorter than `LEAST` goes with the one before.
 - Every sentence is grounded in the whole film. One that is found in its shot stands, with its moment, trimmed to the
   shot. One that is found elsewhere or nowhere is dropped where another of its shot stands. A shot of which nothing is
   found is described anew from its middle, away from the cuts; the first description stays if that is no better found,
@@ -51,7 +51,9 @@ Window = tuple[float, float]
 Progress = Callable[[int, int, str], None]
 
 BRIEF = 0.3  # seconds below which a shot is not checked
+LEAST = 0.08  # seconds of a shot; a shorter one could not be rendered at a film's usual rates
 TOGETHER = 16  # sentences grounded at a time
+ASKED = 500  # characters of a sentence that are grounded
 MOMENTS = 3  # of each sentence that may lie in its shot
 NAMED = 6  # actors in the caption of the film, at most
 SURE = 0.6  # probability from which the size of a shot is told
@@ -239,7 +241,19 @@ def _shots(video: Video | str | Path, cuts: Sequence[float] | None) -> list[_Spa
         else:
             ends = np.linspace(start, end, parts + 1).tolist()
             spans += [_Span(a, b, (max(a, window[0]), min(b, window[1]))) for a, b in pairwise(ends)]
-    return spans
+    return _joined(spans)
+
+
+def _joined(spans: Sequence[_Span]) -> list[_Span]:
+    """The shots, those too short to be one with the shot before, the first with the next."""
+    kept: list[_Span] = []
+    for span in spans:
+        if kept and min(span.end - span.start, kept[-1].end - kept[-1].start) < LEAST:
+            longer = max(kept[-1], span, key=lambda each: each.end - each.start)
+            kept[-1] = _Span(kept[-1].start, span.end, longer.clear)
+        else:
+            kept.append(span)
+    return kept
 
 
 def _changes(video: Video | str | Path, first: float) -> list[tuple[float, float, float]]:
@@ -395,7 +409,8 @@ class _Describing:
         groundings: dict[str, Grounding] = {}
         for first in range(0, len(asked), TOGETHER):
             batch = asked[first : first + TOGETHER]
-            answers = self.grounder.ground(self.searched, batch, top_k=MOMENTS) if self.grounder else ()
+            queries = [sentence[:ASKED] for sentence in batch]
+            answers = self.grounder.ground(self.searched, queries, top_k=MOMENTS) if self.grounder else ()
             if len(answers) != len(batch):
                 raise ShotsError(f"grounder: {len(answers)} groundings for {len(batch)} queries; one each is needed")
             groundings |= dict(zip(batch, answers, strict=True))

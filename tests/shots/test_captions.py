@@ -87,7 +87,7 @@ def test_every_shot_gets_its_caption_and_its_exact_length() -> None:
 
 @pytest.mark.parametrize("fps", [12.0, 24.0, 29.97, 7.3])
 def test_lengths_hold_for_any_rate(fps: float) -> None:
-    lengths = [5, 1, 13, 2, 30]
+    lengths = [5, 3, 13, 4, 30]
     script = caption_film(film(*lengths, fps=fps), Seer([(0, 99, "It rains.")]))
     assert [shot.frames(fps, 0) for shot in script.shots] == lengths
 
@@ -212,6 +212,12 @@ def test_a_shot_too_short_to_be_checked_is_described_all_the_same() -> None:
     assert found.script.shots[1].frames(8.0, 0) == 1
 
 
+def test_a_shot_of_a_blink_goes_with_the_one_before_and_no_frame_is_lost() -> None:
+    script = caption_film(film(1, 20, 1, 1, 20, 1, fps=24.0), Seer([(0, 9, "It rains.")]))
+    assert [shot.frames(24.0, 0) for shot in script.shots] == [23, 21]
+    assert all(shot.frames(8.0, 0) > 0 for shot in script.shots)
+
+
 @pytest.mark.parametrize("said", ["", " \n ", "..."])
 def test_a_captioner_with_nothing_to_say_does_not_break_the_script(said: str) -> None:
     found = describe_film(film(8), Seer([(0, 9, said)]))
@@ -223,6 +229,12 @@ def test_a_captioner_that_goes_round_in_circles_is_cut_short() -> None:
     said = "A cube moves away, then it moves, then it moves, then it moves"
     assert caption_film(film(8), Seer([(0, 9, said)])).shots[0].caption == "A cube moves away, then it moves."
     assert len(caption_film(film(8), Seer([(0, 9, "long " * 5000)])).shots[0].caption) <= 5000
+
+
+def test_a_sentence_too_long_to_be_asked_is_asked_by_its_beginning() -> None:
+    seer = Seer([(0, 9, "Rain " * 400)])
+    assert describe_film(film(8), seer, seer).shots[0].check == "found"
+    assert len(seer.asked[0][0]) == captions.ASKED
 
 
 def test_five_hundred_cuts_are_five_hundred_shots_grounded_in_batches() -> None:
