@@ -94,11 +94,10 @@ def build(services: Services, page: gr.Blocks) -> Direct:
                 fields["caption"] = gr.Textbox(label="Caption of the whole film")
                 with gr.Row():
                     fields["verify"] = gr.Checkbox(
-                        False, label="Verify each shot", info="the grounder looks for what the script says",
-                        visible=services.verify is not None, min_width=160,
+                        False, label="Verify each shot", info="as the grounder sees it", min_width=160,
                     )  # fmt: skip
                     fields["retakes"] = gr.Slider(
-                        0, 5, value=0, step=1, label="Re-takes of failed shots", visible=services.verify is not None,
+                        0, 5, value=0, step=1, label="Re-takes of failed shots",
                         min_width=160,
                     )  # fmt: skip
                 fields["last_image"] = gr.Image(
@@ -118,7 +117,6 @@ def build(services: Services, page: gr.Blocks) -> Direct:
                 ]
                 check = gr.Button(
                     "✓ Verify", size="sm", interactive=False, min_width=80, elem_id="direct-verify",
-                    visible=services.verify is not None,
                 )  # fmt: skip
             with gr.Accordion("Record", open=False):
                 record = gr.JSON(label="How this film was made", show_label=False, elem_id="direct-record")

@@ -34,7 +34,8 @@ def build(services: Services, page: gr.Blocks, tab: gr.Tab) -> picker.Picker:
             gr.Markdown("### 1 · A video", elem_classes="step")
             choice = picker.build(services, page, "loop", tab)
             describe = gr.Button(
-                "Caption it into a script →", elem_id="loop-caption", interactive=bool(services.caption)
+                "Caption it into a script →",
+                elem_id="loop-caption",
             )
         with gr.Column(scale=7, min_width=300, elem_classes="right"):
             gr.Markdown("### 2 · Its script, to be edited", elem_classes="step")
@@ -72,8 +73,6 @@ def build(services: Services, page: gr.Blocks, tab: gr.Tab) -> picker.Picker:
     def caption(path: str | None) -> Any:
         """A video as a script."""
         found = picker.need(path)
-        if services.caption is None:
-            raise refused("Not captioned", ShotsError("captions are not made here"))
         try:
             return form.cards_of(services.caption(found, services.grounder()))
         except ERRORS as error:
@@ -101,7 +100,7 @@ def build(services: Services, page: gr.Blocks, tab: gr.Tab) -> picker.Picker:
             busy, done = now is not None and not now.done, now is not None and now.status == "completed"
             told: dict[Any, Any] = {
                 screen: value, go: gr.update(interactive=not busy), stop: gr.update(interactive=busy),
-                check: gr.update(interactive=done and services.verify is not None),
+                check: gr.update(interactive=done),
                 film: gr.update(visible=not value.get("previews")),
             }  # fmt: skip
             if now is None or done:

@@ -24,8 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from shots.errors import ShotsError
-
 if TYPE_CHECKING:
     from seedance.jobs import Job, Jobs
     from shots.script import Script
@@ -51,6 +49,18 @@ class Once(Generic[T]):
             return self._made[0]
 
 
+def _verified(film: Path, script: Script, grounder: Any) -> Any:
+    from shots.evaluation import verify
+
+    return verify(film, script, grounder)
+
+
+def _captioned(film: Path, model: Any) -> Script:
+    from shots.captions import caption_film
+
+    return caption_film(film, model, model)
+
+
 def _nobody(request: Any) -> str | None:
     return None
 
@@ -70,8 +80,8 @@ class Services:
 
     jobs: Jobs
     grounder: Callable[[], Any]
-    caption: Callable[[Path, Any], Script] | None = None
-    verify: Callable[[Path, Any, Any], Any] | None = None
+    caption: Callable[[Path, Any], Script] = _captioned
+    verify: Callable[[Path, Script, Any], Any] = _verified
     client: Callable[[Any], str | None] = _nobody
     upload_bytes: int = 1 << 30
     scratch: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="studio-")))
@@ -98,8 +108,6 @@ class Services:
         """What a film shows of its script, as ``shots.evaluation.Report`` has it in JSON."""
         from shots.script import Script
 
-        if self.verify is None:
-            raise ShotsError("verify: films are not verified here")
         return dict(self.verify(film, Script.from_dict(dict(script)), self.grounder()).to_dict())
 
     def sheet(self, film: Path, report: Mapping[str, Any]) -> Path | None:
@@ -146,12 +154,6 @@ class Services:
 EXAMPLES = Path(__file__).parent / "examples"
 
 
-def _verified(film: Path, script: Script, grounder: Any) -> Any:
-    from shots.evaluation import verify
-
-    return verify(film, script, grounder)
-
-
 @contextmanager
 def with_models(folder: Path, model: str, grounder: str) -> Iterator[Services]:
     """The studio's services over a queue of its own in ``folder``, worked through while the context lasts.
@@ -169,6 +171,6 @@ def with_models(folder: Path, model: str, grounder: str) -> Iterator[Services]:
     jobs = Jobs(folder, models=(model,))
     try:
         with Workers(jobs):
-            yield Services(jobs, load, verify=_verified)
+            yield Services(jobs, load)
     finally:
         jobs.close()

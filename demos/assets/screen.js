@@ -9,7 +9,7 @@ const draw = () => {
     value.previews?.length ? h("div", { class: "previews" }, value.previews.map((src, i) =>
       h("img", { src, alt: "Shot " + (i + 1) + " so far" }))) : null,
     h("div", { class: "line", role: value.state === "failed" ? "alert" : "status" },
-      h("span", { class: "dot", "aria-hidden": "true" }), h("span", {}, value.text || ""), h("span", { class: "push" }),
+      h("span", { class: "dot", "aria-hidden": "true" }), h("span", {}, value.text || ""),
       h("span", { class: "remaining" }, left)),
     busy ? h("div", { class: "bar" + (value.state === "queued" ? " waiting" : ""), role: "progressbar",
       "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": percent },
