@@ -429,7 +429,7 @@ class _Service:
 def _checked(kind: type[Any], fields: Mapping[str, Any]) -> Any:
     """The fields as `kind`, or a refusal that names what is wrong, never the values themselves."""
     try:
-        return kind.model_validate(fields)
+        return kind.model_validate({name: value for name, value in fields.items() if value is not None})
     except (ValidationError, RecursionError) as error:
         problems = error.errors() if isinstance(error, ValidationError) else []
         told = []
