@@ -6,7 +6,7 @@ fact is known, with its judge; `protocols` says what is expected of models, and 
 
 `evaluation` says whether a film shows what its script says: `claims` takes scripts apart, `evidence` asks models,
 `calibration` weighs what they say, `cuts` (with its `detectors`) finds shots, and `quality` measures how films look.
-`loop` has failed shots taken again.
+`loop` has failed shots taken again, and `publish` puts titles and sound around a film.
 `captions` turns a video into a script, with `camera` to tell how the camera moves.
 
 Notable choices:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from shots.evaluation import Report, ShotReport, verify
     from shots.images import fit_image, read_image
     from shots.loop import direct
+    from shots.publish import publish
     from shots.script import Script, Shot
     from shots.video import Video, VideoInfo, VideoWriter, probe, read_record, read_video
 
@@ -52,6 +53,7 @@ _HOME = {
     "find_cuts": "shots.cuts",
     "fit_image": "shots.images",
     "probe": "shots.video",
+    "publish": "shots.publish",
     "read_image": "shots.images",
     "read_record": "shots.video",
     "read_video": "shots.video",
@@ -78,6 +80,7 @@ __all__ = [
     "find_cuts",
     "fit_image",
     "probe",
+    "publish",
     "read_image",
     "read_record",
     "read_video",

@@ -23,6 +23,7 @@ from shots.calibration import CLIP
 from shots.claims import Question
 from shots.errors import ShotsError
 from shots.protocols import Answerer, Grounder, Grounding
+from shots.publish import film_span, read_film
 from shots.video import Frames, Video, probe, read_record, read_video
 
 Window = tuple[float, float]
@@ -42,12 +43,17 @@ class Film:
 
     @classmethod
     def of(cls, video: Video | str | Path) -> Film:
-        """Of a `Video` or a file. Raises ShotsError for a file that is none."""
+        """Of a `Video` or a file; of a published one (`shots.publish`) the film alone, in memory.
+
+        Raises ShotsError for a file that is no video.
+        """
         if isinstance(video, Video):
             return cls(video, video.fps, video.duration, len(video.frames), video.record or {})
         path = Path(video)
-        info = probe(path)
-        return cls(path, info.fps, info.duration, info.frames, read_record(path) or {})
+        info, record = probe(path), read_record(path) or {}
+        if film_span(record) is not None:
+            return cls.of(read_film(path))
+        return cls(path, info.fps, info.duration, info.frames, record)
 
     def clip(self, window: Window, most: int | None = None) -> Video:
         """The frames shown in a window, at least one; with `most`, those about its middle if there are more."""

@@ -78,11 +78,12 @@ def film_sheet(film: str | Path, path: str | Path, columns: int = 8, height: int
 
     Raises ShotsError for a file that is no video and a target whose suffix names no kind of picture.
     """
-    from shots.video import read_record, read_video
+    from shots.publish import read_film
+    from shots.video import read_record
 
     if columns < 1 or height < 1:
         raise ShotsError(f"columns, height: {columns} and {height}; both must be 1 or more")
-    video, record = read_video(film), read_record(film) or {}
+    video, record = read_film(film), read_record(film) or {}
     captions = [str(shot.get("caption", "")) for shot in (record.get("script") or {}).get("shots", ())]
     lengths = [int(count) for count in record.get("frames", ())]
     if not lengths or len(lengths) != len(captions) or sum(lengths) != len(video.frames):
