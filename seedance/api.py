@@ -41,6 +41,8 @@ class RenderRequest:
         steps, guidance_scale, height, width, fps, sampler: None takes the model's.
         num_frames: of each shot that does not say its seconds.
         model: shipped name, folder or hub id.
+        lora: adapters, each ``PATH`` or ``PATH:scale``; transformer: a file in the place of the model's transformer;
+            carry: how actors come from shot to shot ("last", "key", "none"); all three for open checkpoints only.
         num_samples: films per prompt.
         record: whether how the film was made is stored in it and beside it.
         state: also write the film's latents beside it (``.state.safetensors``), to be re-taken or extended.
@@ -64,6 +66,9 @@ class RenderRequest:
     fps: float | None = None
     sampler: str | None = None
     model: str = "seedance-nano"
+    lora: tuple[str, ...] = ()
+    transformer: Path | None = None
+    carry: str | None = None
     num_samples: int = 1
     dtype: str | None = None
     device: str | None = None
@@ -82,10 +87,10 @@ class RenderRequest:
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise SeedanceError(f"request: unknown key {', '.join(unknown)}; there are prompt, {', '.join(known)}")
-        for name in ("output", "image", "last_image", "from_file"):
+        for name in ("output", "image", "last_image", "from_file", "transformer"):
             if values.get(name) is not None:
                 values[name] = Path(values[name])
-        return cls(**{**values, "prompts": tuple(values.get("prompts", ()))})
+        return cls(**{**values, **{name: tuple(values.get(name) or ()) for name in ("prompts", "lora")}})
 
 
 @dataclass
@@ -151,6 +156,12 @@ def render(request: RenderRequest, progress: Progress | None = None, pipeline: A
         "num_frames": request.num_frames,
         "fps": request.fps,
     }
+    defaults.check(
+        image=request.image is not None, last_image=request.last_image is not None, sampler=request.sampler,
+        carry=request.carry, lora=request.lora, transformer=request.transformer,
+    )  # fmt: skip
+    if pipeline is not None and (request.lora or request.transformer):
+        raise SeedanceError("lora, transformer: the model is loaded already; give them when it is loaded")
     for script in scripts:  # all of them, before the model is loaded
         make_plan(script, defaults, seed=seed, **sizes)
     if request.dry_run:
@@ -161,7 +172,11 @@ def render(request: RenderRequest, progress: Progress | None = None, pipeline: A
         ]
         return RenderResult([FilmResult(None, plan.seed, {"plan": estimate(plan, request)}) for plan in made])
 
-    model = pipeline or Seedance.from_pretrained(request.model, dtype=request.dtype, device=request.device)
+    model: Any = pipeline or Seedance.from_pretrained(
+        request.model, dtype=request.dtype, device=request.device, lora=request.lora, transformer=request.transformer
+    )
+    if request.carry is not None:
+        model.carry = request.carry
     plans: list[Plan] = []
     for script in scripts:
         first = model.plan(script, seed=seed, **sizes)
@@ -211,6 +226,8 @@ def estimate(plan: Any, request: RenderRequest) -> dict[str, Any]:
     import torch
 
     from seedance.dit import DiTConfig, VideoDiT
+    from seedance.engines import estimating
+    from seedance.engines.engine import OpenDefaults
     from seedance.pipeline import model_config, model_defaults
     from seedance.shapes import LatentShape
     from seedance.vae import VAEConfig, VideoVAE
@@ -218,6 +235,11 @@ def estimate(plan: Any, request: RenderRequest) -> dict[str, Any]:
     from shots.runtime.speed import peak_flops
 
     defaults = model_defaults(request.model)
+    if isinstance(defaults, OpenDefaults):
+        return estimating.estimate(
+            plan, defaults, steps=request.steps, guidance_scale=request.guidance_scale, device=request.device,
+            dtype=request.dtype, utilisation=UTILISATION,
+        )  # fmt: skip
     with torch.device("meta"):
         transformer = VideoDiT(DiTConfig.from_dict(model_config(request.model, "transformer")))
         vae = VideoVAE(VAEConfig(**model_config(request.model, "vae")))

@@ -93,6 +93,28 @@ class Defaults:
         """The nearest height and width the model renders."""
         return self.ratio.fit_side(height), self.ratio.fit_side(width)
 
+    def check(
+        self,
+        *,
+        image: bool | None = None,
+        last_image: bool | None = None,
+        sampler: str | None = None,
+        carry: str | None = None,
+        lora: Sequence[str | Path] = (),
+        transformer: str | Path | None = None,
+    ) -> None:
+        """Raises SeedanceError if the model cannot be given this or drawn so; to be asked before it is loaded.
+
+        image, last_image: whether they are given; None is not known yet.
+        """
+        for option, given in (("lora", lora), ("transformer", transformer)):
+            if given:
+                raise SeedanceError(f"{option}: this package's own models take none; leave it out, or take an open one")
+        if sampler is not None and sampler not in SAMPLERS:
+            raise SeedanceError(f"sampler: {sampler!r} is not one of {', '.join(SAMPLERS)}")
+        if carry is not None:
+            raise SeedanceError("carry: this model makes all shots of a film at once and needs none; leave it out")
+
 
 class Sizes(TypedDict, total=False):
     """A film's sizes; what is left out or None is the model's default. See :meth:`Seedance.__call__`."""
@@ -283,12 +305,9 @@ class Seedance:
             return DiffusersSeedance.open(
                 checkpoint, name=known, dtype=dtype, device=device, lora=lora, transformer=transformer
             )
-        for option, said in (("lora", lora), ("transformer", transformer), ("pickles", pickles)):
-            if said:
-                raise SeedanceError(
-                    f"{option}: {name} is this package's own model, which takes none; leave it out, or give an open "
-                    "checkpoint as the model"
-                )
+        Defaults().check(lora=lora, transformer=transformer)
+        if pickles:
+            raise SeedanceError(f"pickles: {name} has none; leave it out")
         try:
             where = pick_device(None if device is None else str(device))
             kind, _ = pick_dtype(where, None if dtype is None else str(dtype).removeprefix("torch."))

@@ -54,7 +54,7 @@ def settle(said: Mapping[str, Any], tokens: int) -> Settled:
 
     Raises SeedanceError that names what cannot be used.
     """
-    from seedance.pipeline import SAMPLERS, make_plan, read_script
+    from seedance.pipeline import make_plan, read_script
 
     prompt, script = said.get("prompt"), said.get("script")
     words = prompt if script is None else script
@@ -70,8 +70,7 @@ def settle(said: Mapping[str, Any], tokens: int) -> Settled:
     seed = _whole("seed", said.get("seed", secrets.randbelow(2**31)), 0, 2**63 - 1)
     steps = _whole("steps", said.get("steps", defaults.steps), 1, 1000)
     scale = _between("guidance_scale", said.get("guidance_scale", defaults.guidance_scale), 0.0, 100.0)
-    if said.get("sampler", defaults.sampler) not in SAMPLERS:
-        raise SeedanceError(f"sampler: {said['sampler']!r} is not one of {', '.join(SAMPLERS)}")
+    defaults.check(sampler=said.get("sampler"))
     if not isinstance(said.get("negative_prompt", ""), str) or len(said.get("negative_prompt", "")) > LETTERS:
         raise SeedanceError(f"negative_prompt: must be text of at most {LETTERS} letters")
     if not isinstance(said.get("verify", False), bool):

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -54,9 +54,14 @@ from shots.errors import ShotsError
 from shots.runtime.device import pick_device, pick_dtype
 from shots.script import Script
 
+if TYPE_CHECKING:
+    from seedance.engines.lora import Adapter
+    from seedance.engines.single_file import SingleFile
+
 log = logging.getLogger("seedance")
 
 CARRY = ("last", "key", "none")
+TRANSFORMERS = ("transformer", "transformer_2")
 SEED_STEP = 1_000_003  # between the seeds of a film's shots; a prime, so that films of neighbouring seeds share none
 
 
@@ -83,6 +88,59 @@ class OpenDefaults(Defaults):
     def fit_size(self, height: int, width: int) -> tuple[int, int]:
         assert self.checkpoint is not None
         return self.checkpoint.family.fit_size(self.checkpoint, height, width)
+
+    def check(
+        self,
+        *,
+        image: bool | None = None,
+        last_image: bool | None = None,
+        sampler: str | None = None,
+        carry: str | None = None,
+        lora: Sequence[str | Path] = (),
+        transformer: str | Path | None = None,
+    ) -> None:
+        """Raises SeedanceError if the checkpoint cannot be given this; reads no more than headers and adapters."""
+        assert self.checkpoint is not None
+        tasks, name = self.checkpoint.family.tasks(self.checkpoint), self.checkpoint.folder.name
+        if sampler is not None:
+            self.check_sampler(sampler)
+        if carry is not None and carry not in CARRY:
+            raise SeedanceError(f"carry: {carry!r} is not one of {', '.join(CARRY)}")
+        if carry in ("last", "key") and "image" not in tasks:
+            raise SeedanceError(f"carry: {name} takes no first frames, so its shots share words only; leave it out")
+        if tasks == {"last"} and (image is False or last_image is False):
+            raise SeedanceError(f"image, last_image: {name} makes the way from one picture to another; give both")
+        if image and not tasks & {"image", "last"}:
+            raise SeedanceError(f"image: {name} makes films from words alone; leave it out, or take an I2V model")
+        if last_image and "last" not in tasks:
+            raise SeedanceError(f"last_image: {name} takes no last frame; leave it out, or take an FLF2V model")
+        if image is False and "text" not in tasks:
+            raise SeedanceError(f"image: {name} brings a picture to life and needs one; give the first frame")
+        if last_image and image is False and self.checkpoint.family.name == "Wan":
+            raise SeedanceError(f"image: {name} takes a last frame beside a first one; give both")
+        if lora or transformer is not None:
+            preflight(self.checkpoint, lora, transformer)
+
+    def check_sampler(self, sampler: str) -> None:
+        """Raises SeedanceError for any sampler but the checkpoint's own scheduler."""
+        if sampler != self.sampler:
+            raise SeedanceError(f"sampler: this model is drawn with its own scheduler ({self.sampler}); leave it out")
+
+
+def preflight(
+    checkpoint: Checkpoint, lora: Sequence[str | Path], transformer: str | Path | None
+) -> tuple[list[Adapter], SingleFile | None]:
+    """Adapters and a transformer's file, read and held against the checkpoint before any of its weights are loaded."""
+    from seedance.engines.lora import matched, read_lora, targets
+    from seedance.engines.single_file import empty, open_single_file
+
+    single = None if transformer is None else open_single_file(transformer, checkpoint)
+    adapters = [read_lora(said) for said in lora]
+    hollow = {part: empty(checkpoint, part) for part in checkpoint.parts if part in TRANSFORMERS} if adapters else {}
+    for adapter in adapters:
+        for part in targets(adapter, hollow):
+            matched(adapter, checkpoint.family, hollow[part])
+    return adapters, single
 
 
 def defaults_of(checkpoint: Checkpoint) -> OpenDefaults:
@@ -170,8 +228,8 @@ class DiffusersSeedance(Seedance):
         transformer: str | Path | None = None,
     ) -> DiffusersSeedance:
         """Loads a checked folder; arguments as in :meth:`Seedance.from_pretrained`."""
-        from seedance.engines.lora import load_lora, read_lora
-        from seedance.engines.single_file import load_single_file, open_single_file
+        from seedance.engines.lora import load_lora
+        from seedance.engines.single_file import load_single_file
 
         try:
             where = pick_device(None if device is None else str(device))
@@ -179,8 +237,7 @@ class DiffusersSeedance(Seedance):
         except ShotsError as error:
             raise SeedanceError(str(error)) from error
         log.info("%s: %s on %s, %s", name, kind, where, why)
-        adapters = [read_lora(said) for said in lora]  # all that can be wrong with files is found before loading
-        single = None if transformer is None else open_single_file(transformer, checkpoint)
+        adapters, single = preflight(checkpoint, lora, transformer)
         parts: dict[str, Any] = dict.fromkeys(
             (key for key, said in checkpoint.index.items() if isinstance(said, list) and not key.startswith("_")), None
         )
@@ -253,7 +310,7 @@ class DiffusersSeedance(Seedance):
         The first picture begins the first shot, the last one ends the last shot.
         """
         settings, films = self._settings(how), []
-        self._check_pictures(image is not None, last_image is not None)
+        self.defaults.check(image=image is not None, last_image=last_image is not None)
         if self.tasks == {"last"} and any(len(plan.frames) > 1 for plan in plans):
             raise SeedanceError(f"script: {self.name} makes one shot from one picture to another; give one shot")
         total = settings.steps * sum(len(plan.frames) for plan in plans)
@@ -265,6 +322,9 @@ class DiffusersSeedance(Seedance):
                 if given is not None
             }
             films.append(self._film(plan, ends, settings, meter))
+        spent = sum(film.record["timings"]["sampling"] for film in films)
+        for film in films:  # as with our own model, the time is that of all films drawn together
+            film.record["timings"]["sampling"] = spent
         return films
 
     @torch.no_grad()
@@ -390,28 +450,13 @@ class DiffusersSeedance(Seedance):
 
     def _settings(self, how: Sampling) -> _Settings:
         said, defaults = {key: value for key, value in how.items() if value is not None}, self.defaults
-        sampler = str(said.get("sampler", defaults.sampler))
-        if sampler != defaults.sampler:
-            raise SeedanceError(
-                f"sampler: {self.name} is drawn with its own scheduler ({defaults.sampler}); leave it out"
-            )
+        if "sampler" in said:
+            defaults.check_sampler(str(said["sampler"]))
         return _Settings(
             steps=int(_number("steps", said.get("steps", defaults.steps), 1, 1000)),
             scale=_number("guidance_scale", said.get("guidance_scale", defaults.guidance_scale), 0.0, 100.0),
             negative=str(said.get("negative_prompt") or defaults.negative_prompt),
         )
-
-    def _check_pictures(self, first: bool, last: bool) -> None:
-        if self.tasks == {"last"} and not (first and last):
-            raise SeedanceError(f"image, last_image: {self.name} makes the way from one picture to another; give both")
-        if first and not self.tasks & {"image", "last"}:
-            raise SeedanceError(f"image: {self.name} makes films from words alone; leave it out, or take an I2V model")
-        if last and "last" not in self.tasks:
-            raise SeedanceError(f"last_image: {self.name} takes no last frame; leave it out, or take an FLF2V model")
-        if not first and "text" not in self.tasks:
-            raise SeedanceError(f"image: {self.name} brings a picture to life and needs one; give the first frame")
-        if last and not first and self.checkpoint.family.name == "Wan":
-            raise SeedanceError(f"image: {self.name} takes a last frame beside a first one; give both")
 
     def _film(
         self,

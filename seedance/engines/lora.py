@@ -151,10 +151,9 @@ def load_lora(adapter: Adapter, family: Family, parts: Mapping[str, Any]) -> lis
     Raises:
         SeedanceError: it does not fit; nothing is changed.
     """
-    targets = {part: parts[part] for part in _targets(adapter, parts)}
-    fitting = {part: matched(adapter, family, model) for part, model in targets.items()}
+    fitting = {part: matched(adapter, family, parts[part]) for part in targets(adapter, parts)}
     for part, pairs in fitting.items():
-        _put_on(targets[part], pairs, adapter)
+        _put_on(parts[part], pairs, adapter)
     return [
         {
             "file": adapter.path.name, "fingerprint": fingerprint(adapter.path), "scale": adapter.scale,
@@ -185,7 +184,8 @@ def _put_on(model: Any, pairs: Mapping[str, Pair], adapter: Adapter) -> None:
     model.requires_grad_(False)
 
 
-def _targets(adapter: Adapter, parts: Mapping[str, Any]) -> list[str]:
+def targets(adapter: Adapter, parts: Mapping[str, Any]) -> list[str]:
+    """Which of the transformers among `parts` an adapter goes on."""
     experts = [part for part in ("transformer", "transformer_2") if parts.get(part) is not None]
     if len(experts) < 2:
         return experts
