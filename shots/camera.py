@@ -119,7 +119,7 @@ def _between(first: Frames, second: Frames) -> tuple[float, ...] | None:
     if first.shape != second.shape:
         raise ShotsError(f"pairs: pictures of {first.shape} and {second.shape} pixels; one size is needed")
     height, width = first.shape
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(first, second, None)  # (h, w, 2)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(first, second, None)  # (h, w, 2)
     y, x = np.mgrid[_STEP : height - _STEP : _STEP, _STEP : width - _STEP : _STEP]
     mean = cv2.blur(first.astype(np.float32), (9, 9))
     spread = np.sqrt(np.maximum(cv2.blur(first.astype(np.float32) ** 2, (9, 9)) - mean**2, 0))
