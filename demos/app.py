@@ -56,7 +56,7 @@ class Settings:
         devices: a renderer each; None is the best there is.
         threads: of torch in each renderer; None leaves a core free.
         studio: whether the page is served too.
-        load: "module:function" that renderers make films with.
+        load: "module:function" that renderers make films with (`demos.takes`).
         limits, videos, moments: of the queue, of its routes, and of the grounding routes.
     """
 
@@ -68,7 +68,7 @@ class Settings:
     devices: tuple[str | None, ...] = (None,)
     threads: int | None = None
     studio: bool = True
-    load: str = "seedance.renderer:load"
+    load: str = "demos.takes:load"
     limits: Limits = field(default_factory=Limits)
     videos: service.Settings | None = None
     moments: grounding.Settings | None = None
@@ -87,6 +87,7 @@ def build(settings: Settings) -> FastAPI:
     try:
         workers = Workers(
             jobs, settings.devices, load=settings.load, threads=settings.threads,
+            options={"grounder": settings.grounder, "adapter": settings.adapter or ""},
             on_done=service.film_metrics(registry, jobs),
         )  # fmt: skip
 

@@ -181,7 +181,7 @@ class Progress:
         step, steps: of this stage.
         position: jobs that come before it.
         eta_seconds: until it is done; None while nothing is known.
-        previews: JPEG pictures of where the film is heading, one a shot (at most eight).
+        previews: JPEG pictures of where the film is heading, a few frames over all of it, in their order.
     """
 
     percent: int = 0
@@ -479,7 +479,8 @@ class Jobs:
                 return
             if now.began is None:
                 now.began = time.monotonic()
-            now.share, now.stage, now.step, now.steps = min(max(share, 0.0), 1.0), stage, step, steps
+            now.share = max(now.share, min(share, 1.0))  # what is looked at or taken again puts nothing back
+            now.stage, now.step, now.steps = stage, step, steps
             now.previews = tuple(previews) or now.previews
             self._tell()
 

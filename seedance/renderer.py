@@ -10,12 +10,11 @@ Notable choices:
 - A process and not a thread: sampling holds the interpreter's lock often enough to make a server stutter, and a film
   that needs more memory than there is takes the renderer with it, not the server. It asks to be killed first.
 - It lives as long as its standard input: when the server is gone, however it went, the renderer goes at once.
-- What makes a film is named as "module:function" and imported here: `load(model, device)` gives a function
-  `make(task, report)`. So the studio's server can add what `seedance` must not import, such as a verifier.
+- What makes a film is named as "module:function" and imported here: `load(model, device, **options)` gives a function
+  `make(task, report)`. So the server can add what `seedance` must not import, such as a verifier.
 - A cancelled job is noticed at its next report: `report` raises Cancelled, which runs through sampler and writer, and
   they leave nothing behind.
-- Previews are the first frames of the shots, decoded from where the latents are heading, never in more than a tenth of
-  the time.
+- Previews are a few frames of where the latents are heading, never in more than a tenth of the time.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SAMPLING = 0.9  # share of a film's time before it is decoded and written
-PREVIEWS = 8  # pictures, one a shot
+PREVIEWS = 4, 8  # pictures of a film: at least, and at most where it has more shots
 _APART = 1.0  # seconds between previews, at least
 _OFTEN = 0.05  # seconds between what is said within a stage
 _PART = 0.1  # of the time, at most, for previews
@@ -80,6 +79,13 @@ class Report:
     cancelled: threading.Event
     _last: tuple[str, float] = ("", 0.0)
 
+    _span: tuple[float, float] = (0.0, 1.0)
+
+    def within(self, low: float, high: float) -> Report:
+        """A report on a part of the work, whose shares from 0 to 1 are `low` to `high` of this one's."""
+        start, end = (self._span[0] + (self._span[1] - self._span[0]) * share for share in (low, high))
+        return replace(self, _span=(start, end), _last=("", 0.0))
+
     def __call__(self, share: float, stage: str, step: int = 0, steps: int = 0, previews: Sequence[bytes] = ()) -> None:
         if self.cancelled.is_set():
             raise Cancelled
@@ -88,14 +94,15 @@ class Report:
             return
         self._last = stage, now
         pictures = [base64.b64encode(picture).decode() for picture in previews]
+        share = self._span[0] + (self._span[1] - self._span[0]) * share
         self.say({"share": share, "stage": stage, "step": step, "steps": steps, "previews": pictures})
 
 
 Make = Callable[[Task, Report], Mapping[str, Any]]
 """Writes film.mp4 into the task's folder, whole or not at all, and returns what is to be said of it."""
 
-Load = Callable[[str, str | None], Make]
-"""`load(model, device)`."""
+Load = Callable[..., Make]
+"""`load(model, device, **options)`; the options are those of `seedance.workers.Workers`."""
 
 
 def load(model: str, device: str | None) -> Make:
@@ -107,65 +114,72 @@ def load(model: str, device: str | None) -> Make:
     def make(task: Task, report: Report) -> dict[str, Any]:
         if task.request.get("verify"):
             raise SeedanceError("verify: this server has no grounder to verify with; leave verify and retakes out")
-        film = draw(pipe, task, report)
-        return write(pipe, film, task, report)
+        film = draw(pipe, task, report.within(0.0, SAMPLING))
+        return write(pipe, film, task, report.within(SAMPLING, 1.0))
 
     return make
 
 
-def draw(pipe: Seedance, task: Task, report: Report, until: float = SAMPLING) -> LatentFilm:
-    """The latents of a task's film: all of it, or the shots that are to be taken again. until: share of the work."""
+def draw(pipe: Seedance, task: Task, report: Report) -> LatentFilm:
+    """The latents of a task's film: all of it, or the shots that are to be taken again."""
     from seedance.pipeline import LatentFilm
 
     request = task.request
     report(0.0, "rendering")
-    preview = _Preview(pipe)
-
-    def step(done: int, steps: int, heading: Tensor) -> None:
-        report(until * done / steps, "rendering", done, steps, preview(heading[0]) if done < steps else ())
-
-    how: dict[str, Any] = {name: request.get(name) for name in ("steps", "guidance_scale", "sampler")}
-    how |= {"negative_prompt": request.get("negative_prompt", ""), "callback": step}
     if request.get("shots"):
         old = LatentFilm.load(task.folder / "source.safetensors")
-        preview.lengths = old.plan.latent_frames
+        how = sampling(pipe, task, report, old.plan.latent_frames)
         return pipe.retake(old, request["shots"], script=request["script"], seed=request["seed"], **how)
     sizes: dict[str, Any] = {name: request[name] for name in ("seed", "height", "width", "fps")}
     plan = pipe.plan(request["script"], **sizes)
-    preview.lengths = plan.latent_frames
     pictures = {name: task.picture(name) for name in ("image", "last_image")}
+    how = sampling(pipe, task, report, plan.latent_frames)
     return pipe.sample([plan], image=pictures["image"], last_image=pictures["last_image"], **how)[0]
+
+
+def sampling(pipe: Seedance, task: Task, report: Report, lengths: Sequence[int]) -> dict[str, Any]:
+    """How a task's film is drawn, as `Seedance.sample` and `retake` take it, with a callback that reports.
+
+    lengths: latent frames of each shot.
+    """
+    preview = _Preview(pipe, lengths)
+
+    def step(done: int, steps: int, heading: Tensor) -> None:
+        report(done / steps, "rendering", done, steps, preview(heading[0]) if done < steps else ())
+
+    how: dict[str, Any] = {name: task.request.get(name) for name in ("steps", "guidance_scale", "sampler")}
+    return how | {"negative_prompt": task.request.get("negative_prompt", ""), "callback": step}
 
 
 def write(pipe: Seedance, film: LatentFilm, task: Task, report: Report) -> dict[str, Any]:
     """Put a film, its latents and its record into the task's folder. Returns what is said of it."""
-    report(SAMPLING, "writing")
+    report(0.0, "writing")
     film.save(task.folder / "film.state.safetensors")
     record = pipe.write(film, task.folder / "film.mp4")
-    return {"warnings": record["warnings"], "timings": record["timings"], "frames": record["frames"]}
+    return {name: record[name] for name in ("warnings", "timings", "frames") if name in record}
 
 
 class _Preview:
     """Small pictures of where a film is heading, as often as they are cheap."""
 
-    def __init__(self, pipe: Seedance) -> None:
-        self.lengths: Sequence[int] = ()  # latent frames of each shot
-        self._pipe = pipe
+    def __init__(self, pipe: Seedance, lengths: Sequence[int]) -> None:
+        self._pipe, self._lengths = pipe, tuple(lengths)
         self._spent = 0.0
         self._began = self._last = time.monotonic()
 
     def __call__(self, heading: Tensor) -> tuple[bytes, ...]:
-        """Latents (C, t, h, w) -> JPEG pictures, one a shot; none when it is too early for the next."""
+        """Latents (C, t, h, w) -> JPEG pictures; none when it is too early for the next."""
         now = time.monotonic()
         if now - self._last < _APART or self._spent > _PART * (now - self._began):
             return ()
         from PIL import Image
 
-        from seedance.pipeline import decode_latents
+        from seedance.preview import preview_frames
 
+        lengths = self._lengths if sum(self._lengths) == heading.shape[1] else None  # engines may draw a shot at a time
+        most = min(max(len(self._lengths), PREVIEWS[0]), PREVIEWS[1])
         pictures = []
-        for latents in heading.split(list(self.lengths), dim=1)[:PREVIEWS]:  # (C, n, h, w)
-            frame = next(decode_latents(self._pipe.vae, [latents[:, :1]]))[0]  # uint8 (H, W, 3)
+        for frame in preview_frames(self._pipe, heading, most, lengths):  # uint8 (H, W, 3)
             file = io.BytesIO()
             Image.fromarray(frame).save(file, "JPEG", quality=80)
             pictures.append(file.getvalue())
@@ -237,6 +251,7 @@ def main() -> None:
     parser.add_argument("--load", default="seedance.renderer:load", help="module:function that loads what makes films")
     parser.add_argument("--device", help="cpu, cuda, ...; by default the best there is")
     parser.add_argument("--threads", type=int, help="of torch, on the CPU")
+    parser.add_argument("--option", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="for --load")
     said = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, format="renderer: %(message)s", level=logging.WARNING)
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -259,7 +274,7 @@ def main() -> None:
         def maker(model: str = task.request["model"]) -> Make:
             if model not in loaded:
                 loaded.clear()  # one model at a time is in memory
-                loaded[model] = load_(model, said.device)
+                loaded[model] = load_(model, said.device, **dict(said.option))
             return loaded[model]
 
         run(task, maker, server)

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,9 +39,10 @@ _ROOT = Path(__file__).resolve().parents[1]  # where the renderer finds the pack
 class Workers:
     """Makes the films of `jobs`.
 
-    devices: a renderer each; None is the best there is. load: "module:function" that a renderer makes films with.
-    threads: of torch in each renderer; None leaves a core free. seconds: for one film. grace: seconds in which a
-    cancelled job must stop. on_done: told each job that was taken and the seconds that it took, in a worker's thread.
+    devices: a renderer each; None is the best there is. load: "module:function" that a renderer makes films with;
+    options: what it is called with besides model and device. threads: of torch in each renderer; None leaves a core
+    free. seconds: for one film. grace: seconds in which a cancelled job must stop. on_done: told each job that was
+    taken and the seconds that it took, in a worker's thread.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Workers:
         devices: Sequence[str | None] = (None,),
         *,
         load: str = "seedance.renderer:load",
+        options: Mapping[str, str] | None = None,
         threads: int | None = None,
         seconds: float = 6 * 3600.0,
         grace: float = 60.0,
@@ -62,7 +64,8 @@ class Workers:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = max(1, (cores - 1) // len(devices)) if threads is None else threads
         self._workers = [
-            _Worker(jobs, _Renderer(device, load, threads), self._stop, seconds, grace, on_done) for device in devices
+            _Worker(jobs, _Renderer(device, load, options or {}, threads), self._stop, seconds, grace, on_done)
+            for device in devices
         ]
         jobs.workers = len(devices)
 
@@ -88,9 +91,11 @@ class Workers:
 class _Renderer:
     """One renderer process and its lines."""
 
-    def __init__(self, device: str | None, load: str, threads: int) -> None:
+    def __init__(self, device: str | None, load: str, options: Mapping[str, str], threads: int) -> None:
         self._command = [sys.executable, "-P", "-m", "seedance.renderer", "--load", load, "--threads", str(threads)]
         self._command += ["--device", device] if device else []
+        for option in options.items():
+            self._command += ["--option", *option]
         self._process: subprocess.Popen[str] | None = None
         self._writing = threading.Lock()
 
