@@ -41,22 +41,35 @@ def clips_in_folder(path: str | Path, frames: int, size: tuple[int, int], fps: f
     for a folder without any, a caption file that is not one, a script whose shots do not say how long they are, and a
     file that cannot be decoded.
     """
+    if frames < 1:
+        raise ShotsError(f"frames: {frames}; a clip has at least 1")
+    for file, script, events in captioned_files(path):
+        yield from clips_in_file(file, script, frames, size, fps, events)
+
+
+def captioned_files(path: str | Path) -> Iterator[tuple[Path, Script | None, Events]]:
+    """Every video and picture in a folder, at any depth, in the order of their names, with its script and the events
+    that its caption file tells. Raises ShotsError as :func:`clips_in_folder` does."""
     folder = Path(path)
     if not folder.is_dir():
         raise ShotsError(f"folder: {folder} does not exist")
-    if frames < 1:
-        raise ShotsError(f"frames: {frames}; a clip has at least 1")
     listed = _listed(folder)
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEOS | PICTURES)
     if not files:
         raise ShotsError(f"folder: {folder} holds no video and no picture")
     for file in files:
         name = file.relative_to(folder).as_posix()
-        script, events = (listed[name], ()) if name in listed else _beside(file)
-        if file.suffix.lower() in PICTURES:
-            yield _picture(file, script, size, fps)
-        else:
-            yield from _windows(file, script, events, frames, size, fps)
+        yield file, *((listed[name], ()) if name in listed else _beside(file))
+
+
+def clips_in_file(
+    file: Path, script: Script | None, frames: int, size: tuple[int, int], fps: float, events: Events = ()
+) -> Iterator[Clip]:
+    """The clips of one video, or the one of a picture, as in :func:`clips_in_folder`."""
+    if file.suffix.lower() in PICTURES:
+        yield _picture(file, script, size, fps)
+    else:
+        yield from _windows(file, script, events, frames, size, fps)
 
 
 def _listed(folder: Path) -> dict[str, Script]:

@@ -7,6 +7,8 @@ Notable choices:
 - Masters are fp32; the objective runs under bf16 autocast where the device is good at it, and the reason is logged.
 - The clock counts over resumes. SIGTERM and SIGINT write a checkpoint and end the run cleanly.
 - Steps with a gradient that is not finite are skipped and counted; many in a row end the run with an error.
+- With several processes each holds the whole module and gradients are averaged (DDP), or with `fsdp` each holds a part
+  (`shots.runtime.shard`); checkpoints are the same files either way.
 - MFU is measured against a large matrix product timed on the same device when the run starts.
 """
 
@@ -17,7 +19,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,7 @@ from shots.runtime.optim import (
     warmup_stable_decay,
 )
 from shots.runtime.runlog import RunLog
+from shots.runtime.shard import gathered, load_whole, shard, spread
 from shots.runtime.speed import peak_flops
 
 MAX_SKIPPED_IN_A_ROW = 50
@@ -51,6 +54,7 @@ class LoopConfig:
 
     optimizer: "adamw", or "muon" for the tasks that name their hidden matrices. decay: share of the run over which the
     learning rate falls to `floor` times its height. threads: None leaves torch's choice. device, dtype: None chooses.
+    fsdp: with several processes spread the weights over them, for modules too large to be held by each.
     log_every, checkpoint_every: steps; checkpoint_seconds: a checkpoint at least that often by the clock.
     """
 
@@ -69,6 +73,7 @@ class LoopConfig:
     device: str | None = None
     dtype: str | None = None
     threads: int | None = None
+    fsdp: bool = False
     log_every: int = 50
     checkpoint_every: int = 1000
     checkpoint_seconds: float = 120.0
@@ -204,6 +209,7 @@ def run_loop(
     out: Path,
     *,
     groups: list[dict[str, Any]] | None = None,
+    units: Sequence[nn.Module] = (),
     count: Callable[[Any], tuple[int, float]] = lambda batch: (len(batch), 0.0),
     to_device: Callable[[Any, torch.device], Any] = lambda batch, device: batch.to(device),
     every_log: Callable[[Progress, MovingAverage], dict[str, Any]] | None = None,
@@ -212,7 +218,8 @@ def run_loop(
     """Train `objective` in `out` (checkpoints, log.jsonl), resuming from its latest checkpoint.
 
     objective(batch, generator) -> (loss, {name: figure}). averaged: the module inside whose EMA is kept. batches: batch
-    number -> batch, the same for the same number. groups: of parameters; all of the objective's by default.
+    number -> batch, the same for the same number. groups: of parameters; all of the objective's by default. units:
+    parts of the objective that `config.fsdp` gathers one at a time, its blocks.
     count: batch -> (samples, floating-point operations of a training step on it). every_log: extra figures to log, such
     as sample films written. Returns where the run ended and the moving average.
     """
@@ -225,6 +232,13 @@ def run_loop(
     if device.type == "cpu":
         _keep_freed_memory()
     objective.to(device).train()
+    sharded = config.fsdp and processes.count > 1
+    if sharded:
+        if groups is not None or config.optimizer != "adamw":
+            raise ShotsError(
+                "loop.fsdp: this task names its own groups of parameters, or its optimizer is not adamw; leave fsdp out"
+            )
+        shard(objective, units, device)
     made = OPTIMIZERS[config.optimizer]
     optimizer = made(groups or parameter_groups(objective, config.weight_decay), config.learning_rate)
     average = MovingAverage(averaged, config.ema)
@@ -232,8 +246,10 @@ def run_loop(
     found = latest_checkpoint(out)
     if found is not None:
         state = load_checkpoint(found)
-        objective.load_state_dict(state["objective"])
+        load_whole(objective, state["objective"])
         optimizer.load_state_dict(state["optimizer"])
+        if sharded:
+            spread(optimizer)
         average.load_state_dict(state["ema"])
         progress = Progress(**state["progress"])
         progress.finished = False
@@ -248,10 +264,11 @@ def run_loop(
         reason=reason,
         threads=torch.get_num_threads(),
         processes=processes.count,
+        fsdp=sharded,
         peak_gflops=peak / 1e9,
         parameters=sum(parameter.numel() for parameter in objective.parameters()),
     )
-    wrapped = processes.wrap(objective)
+    wrapped = objective if sharded else processes.wrap(objective)
     budget = TimeBudget(None if config.time_budget is None else config.time_budget - progress.seconds)
     before, last_save = progress.seconds, time.monotonic()
     window: dict[str, Any] = {"begin": time.monotonic(), "samples": 0, "flops": 0.0, "figures": []}
@@ -269,18 +286,15 @@ def run_loop(
     def save() -> None:
         nonlocal last_save
         last_save = time.monotonic()
-        if processes.rank == 0:
-            save_checkpoint(
-                out,
-                progress.step,
-                {
-                    "objective": objective.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "ema": average.state_dict(),
-                    "progress": vars(progress),
-                    "rng": torch.get_rng_state(),
-                },
-            )
+        if processes.rank == 0 or sharded:  # each process has a part of what is spread
+            parts = {
+                "objective": objective.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "ema": average.state_dict(),
+            }
+            state = {**(gathered(parts) if sharded else parts), "progress": vars(progress)}
+            if processes.rank == 0:
+                save_checkpoint(out, progress.step, {**state, "rng": torch.get_rng_state()})
 
     prefetch = Prefetch(batches)
     with _stop_signals() as stop:
@@ -303,7 +317,7 @@ def run_loop(
                 window["flops"] += flops
                 progress.samples += samples * processes.count
                 window["figures"].append({"loss": loss.detach(), **figures})
-            norm = torch.nn.utils.clip_grad_norm_(objective.parameters(), config.clip)
+            norm = gathered(torch.nn.utils.clip_grad_norm_(objective.parameters(), config.clip))
             if torch.isfinite(norm):
                 optimizer.step()
                 average.update(averaged, progress.step)
@@ -323,7 +337,9 @@ def run_loop(
                 extra = every_log(progress, average) if every_log is not None and processes.rank == 0 else {}
                 _write_window(log, window, progress, norm, optimizer, peak, extra)
                 window = {"begin": time.monotonic(), "samples": 0, "flops": 0.0, "figures": []}
-            if progress.step % config.checkpoint_every == 0 or time.monotonic() - last_save > config.checkpoint_seconds:
+            due = progress.step % config.checkpoint_every == 0
+            late = time.monotonic() - last_save > config.checkpoint_seconds
+            if due or (processes.agree(late, device) if sharded else late):  # all save together, or wait forever
                 save()
     prefetch.close()
     progress.finished = done() >= 1.0

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from shots.errors import ShotsError
+from shots.runtime.shard import placed
 
 
 def parameter_groups(module: nn.Module, weight_decay: float, inside: nn.Module | None = None) -> list[dict[str, Any]]:
@@ -141,4 +142,4 @@ class MovingAverage:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take averages saved by `state_dict`."""
         for name, tensor in self.shadow.items():
-            tensor.copy_(state[name])
+            tensor.copy_(placed(state[name], tensor))
