@@ -2,7 +2,7 @@
 
 The loop, the optimizer and recipes as such are those of `shots.runtime`. `frames` and `data` feed the VAE, which `vae`
 trains, against `discriminator` when asked; `latents` draws, encodes and words clips once, `dit` trains on them; `card`
-writes the model card.
+writes the model card. `open_latents` and `open` do the same for open checkpoints, by LoRA or whole.
 
 Notable choice: nothing that decodes video or serves pages is imported on this path.
 """
@@ -17,8 +17,11 @@ from typing import Any
 from seedance.errors import SeedanceError
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
-TASKS = ("frames", "vae", "latents", "dit", "judge", "steps")
-_CLOCKS = {"vae": "loop.time_budget", "dit": "loop.time_budget", "latents": "time_budget", "judge": "time_budget"}
+TASKS = ("frames", "vae", "latents", "dit", "open-latents", "open", "judge", "steps")
+_CLOCKS = {
+    "vae": "loop.time_budget", "dit": "loop.time_budget", "open": "loop.time_budget", "latents": "time_budget",
+    "open-latents": "time_budget", "judge": "time_budget",
+}  # fmt: skip
 
 
 def train(recipe_path: str | Path, overrides: Iterable[str] = (), time_budget: float | None = None) -> Any:
@@ -54,6 +57,14 @@ def train(recipe_path: str | Path, overrides: Iterable[str] = (), time_budget: f
         from seedance.training.dit import DiTRecipe, train_dit
 
         return train_dit(build(DiTRecipe, recipe))
+    if task == "open-latents":
+        from seedance.training.open_latents import OpenLatentsRecipe, build_open_cache
+
+        return build_open_cache(build(OpenLatentsRecipe, recipe))
+    if task == "open":
+        from seedance.training.open import OpenRecipe, train_open
+
+        return train_open(build(OpenRecipe, recipe))
     if task == "judge":
         from shots.stage.judge.train import JudgeRecipe
         from shots.stage.judge.train import train as train_judge
