@@ -37,7 +37,7 @@ from seedance import __version__, service
 from seedance.errors import SeedanceError
 from seedance.jobs import Jobs, Limits
 from seedance.workers import Workers
-from shots.serving.access import Access
+from shots.serving.access import Access, check_keys
 from shots.serving.errors import Refusal, error_response, handle_errors
 from unitime import api as grounding
 
@@ -80,6 +80,7 @@ def build(settings: Settings) -> FastAPI:
 
     from shots.serving.metrics import Counted
 
+    check_keys(settings.keys)
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)

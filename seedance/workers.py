@@ -207,6 +207,8 @@ class _Worker:
         jobs, renderer = self._jobs, self.renderer
         folder = jobs.folder / "films" / job.id
         kill = renderer.start()
+        if self._stop.is_set():  # which `end` may have said before there was a renderer to kill
+            kill()
         cancelled, late = threading.Event(), threading.Event()
 
         def overdue() -> None:

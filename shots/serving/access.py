@@ -32,6 +32,12 @@ def client_of(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
+def check_keys(keys: Collection[str]) -> None:
+    """Raises ShotsError for keys that could be guessed."""
+    if any(len(key) < 8 for key in keys):
+        raise ShotsError("api key: shorter than 8 letters; take one that cannot be guessed")
+
+
 class Access:
     """`app` behind a lock.
 
@@ -39,8 +45,7 @@ class Access:
     """
 
     def __init__(self, app: ASGIApp, keys: Collection[str] = (), free: Collection[str] = ("/health",)) -> None:
-        if any(len(key) < 8 for key in keys):
-            raise ShotsError("api key: shorter than 8 letters; take one that cannot be guessed")
+        check_keys(keys)
         self._app = app
         self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
         self._free = frozenset(free)
