@@ -73,15 +73,53 @@ def _render_arguments(parser: Parser) -> None:
     parser.add_argument("--no-record", dest="record", action="store_false", help="do not store how the film was made")
     parser.add_argument("--sampler", choices=("multistep", "euler"), help="default: the model's")
     parser.add_argument("--profile", action="store_true", help="also say how long each stage took, and the MFU")
+    _takes_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="check everything and say what it would take")
+
+
+def _takes_arguments(parser: Parser) -> None:
+    loop = parser.add_argument_group("verdicts and takes (a film whose shots still fail is made, and exits with 0)")
+    loop.add_argument("--verify", action="store_true", help="look in each shot for what it should show, and report")
+    loop.add_argument("--retakes", type=int, default=0, metavar="N", help="make failed shots anew, up to N times")
+    loop.add_argument("--keep-takes", type=Path, metavar="DIR", help="keep the film of every take, with its state")
+    loop.add_argument("--grounder", default="unitime-nano", metavar="NAME|DIR|HUB-ID", help="default: unitime-nano")
+    again = parser.add_argument_group("a film that is there")
+    again.add_argument("--state", action="store_true", help="keep the film's latents beside it, to take it up again")
+    again.add_argument(
+        "--from-state", type=Path, metavar="FILM", help="take a film up again: a prompt or --script adds shots"
+    )
+    again.add_argument(
+        "--retake-shots", type=_numbers, default=(), metavar="K,K", help="make these of it anew; a prompt has new words"
+    )
+    around = parser.add_argument_group("for those who publish")
+    around.add_argument(
+        "--title", nargs="?", const="", metavar="TEXT", help="a card before the film (without TEXT: the script's title)"
+    )
+    around.add_argument("--soundtrack", type=Path, metavar="FILE", help="sound, looped, trimmed and faded to the film")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Numbers of shots, such as 2,3."""
+    return tuple(int(part) for part in text.split(","))
 
 
 def _render(arguments: argparse.Namespace) -> None:
     from seedance.api import RenderRequest, render
 
-    options = {name: value for name, value in vars(arguments).items() if name not in ("command", "json")}
-    result = render(RenderRequest.from_dict(options), progress=_progress)
+    apart = ("command", "json", "grounder")
+    request = RenderRequest.from_dict({name: value for name, value in vars(arguments).items() if name not in apart})
+    verifier = _verifier(arguments.grounder) if request.verify and not request.dry_run else None
+    result = render(request, progress=_progress, verifier=verifier)
     _print(arguments, result.to_dict(), str(result))
+
+
+def _verifier(name: str) -> Callable[[Any, Any], Any]:
+    """Holds films against their scripts with the grounder of that name."""
+    from shots.evaluation import verify
+    from unitime import UniTime
+
+    grounder = UniTime.from_pretrained(name)
+    return lambda video, script: verify(video, script, grounder)
 
 
 def _progress(done: int, total: int, what: str) -> None:

@@ -6,10 +6,11 @@
 `api` takes requests, `pipeline` turns a script into a film and holds the model folder. The parts: `text` encodes
 words, `conditioning` puts every task into one form, `dit` is the transformer with the positions of `rope` and the
 widths of `mup`, `flow` is what it learns, `samplers` draw by it, `vae` and `shapes` go between pixels and latents.
-`preview` shows a film while it is drawn. `engines` runs open checkpoints behind the same calls, `acceleration` saves
-time and memory. `evaluation` measures, `coordinates` checks muP, `training` makes the weights. A server has its films
-in the queue of `jobs`, which takes what `settle` has checked; `workers` work it through, with one `renderer` process a
-device; `service` is the REST surface. `recipes`, `suites`, `examples` and `nano`, the shipped model, are files.
+`preview` shows a film while it is drawn, `takes` has it verified, taken again, carried on and titled. `engines` runs
+open checkpoints behind the same calls, `acceleration` saves time and memory. `evaluation` measures, `coordinates`
+checks muP, `training` makes the weights. A server has its films in the queue of `jobs`, which takes what `settle` has
+checked; `workers` work it through, with one `renderer` process a device; `service` is the REST surface. `recipes`,
+`suites`, `examples` and `nano`, the shipped model, are files.
 
 Notable choice: public names are looked up on first use, so `import seedance` loads no torch.
 """

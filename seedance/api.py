@@ -16,9 +16,12 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seedance.errors import SeedanceError
+
+if TYPE_CHECKING:
+    from shots.loop import Verifier
 
 BATCH_TOKENS = 8192  # latent cells drawn at once
 UTILISATION = 0.35  # share of a matrix product's speed that sampling reaches, for the estimate of a dry run
@@ -46,6 +49,11 @@ class RenderRequest:
         num_samples: films per prompt.
         record: whether how the film was made is stored in it and beside it.
         state: also write the film's latents beside it (``.state.safetensors``), to be re-taken or extended.
+        from_state: such a state, or the film it stands beside, to be taken up again: what ``prompts`` or ``script`` say
+            becomes further shots, or with ``retake_shots`` (numbers from 1) new words for these, which are made anew.
+        verify: have each shot looked at by ``render``'s verifier; retakes: how often failed shots are made anew.
+        keep_takes: folder for every take, with its state.
+        title: words of a card before the film, "" for the script's title; soundtrack: a file with its sound.
         dry_run: check and plan only.
         profile: print stage times and MFU in the result's text.
     """
@@ -74,6 +82,13 @@ class RenderRequest:
     device: str | None = None
     record: bool = True
     state: bool = False
+    from_state: Path | None = None
+    retake_shots: tuple[int, ...] = ()
+    verify: bool = False
+    retakes: int = 0
+    keep_takes: Path | None = None
+    title: str | None = None
+    soundtrack: Path | None = None
     dry_run: bool = False
     profile: bool = False
 
@@ -87,6 +102,10 @@ class RenderRequest:
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise SeedanceError(f"request: unknown key {', '.join(unknown)}; there are prompt, {', '.join(known)}")
+        for name in ("from_state", "keep_takes", "soundtrack"):
+            if values.get(name) is not None:
+                values[name] = Path(values[name])
+        values["retake_shots"] = tuple(values.get("retake_shots") or ())
         for name in ("output", "image", "last_image", "from_file", "transformer"):
             if values.get(name) is not None:
                 values[name] = Path(values[name])
@@ -95,11 +114,24 @@ class RenderRequest:
 
 @dataclass
 class FilmResult:
-    """One film: where it was written (None on a dry run), its seed, and its record."""
+    """One film: where it was written (None on a dry run), its seed, and its record.
+
+    loop: where it was verified, its report and takes, a :class:`shots.loop.Result`; report, sheet: the files.
+    """
 
     path: Path | None
     seed: int
     record: dict[str, Any]
+    loop: Any = None
+    report: Path | None = None
+    sheet: Path | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        told: dict[str, Any] = {"path": self.path and str(self.path), "seed": self.seed, "record": self.record}
+        if self.loop is not None:
+            told |= {"report": str(self.report), "sheet": str(self.sheet), "verification": self.loop.report.to_dict()}
+        return told
 
 
 @dataclass
@@ -111,7 +143,7 @@ class RenderResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The result as one JSON object."""
-        return {"films": [{"path": f.path and str(f.path), "seed": f.seed, "record": f.record} for f in self.films]}
+        return {"films": [film.to_dict() for film in self.films]}
 
     def __str__(self) -> str:
         lines = []
@@ -120,6 +152,11 @@ class RenderResult:
                 lines.append(f"would render, seed {film.seed}: " + json.dumps(film.record["plan"]))
                 continue
             lines.append(f"{film.path}  seed {film.seed}")
+            if film.loop is not None:
+                takes = len(film.loop.takes)
+                lines += [f"  {line}" for line in str(film.loop.report).splitlines()]
+                lines.append(f"  {takes} take{'s' if takes > 1 else ''}; its shots are of {list(film.loop.chosen)}")
+                lines.append(f"  {film.report}  {film.sheet}")
             if self.profile:
                 times = ", ".join(f"{what} {seconds:.2f} s" for what, seconds in film.record["timings"].items())
                 work = film.record["flops"]["transformer"] / 1e9
@@ -127,19 +164,27 @@ class RenderResult:
         return "\n".join(lines)
 
 
-def render(request: RenderRequest, progress: Progress | None = None, pipeline: Any = None) -> RenderResult:
+def render(
+    request: RenderRequest, progress: Progress | None = None, pipeline: Any = None, verifier: Verifier | None = None
+) -> RenderResult:
     """Makes the films of ``request`` and writes them.
 
     Args:
         progress: told (steps done, steps in all, what) as the work goes on.
         pipeline: a loaded :class:`seedance.pipeline.Seedance` to use instead of ``request.model``.
+        verifier: ``verifier(video, script)`` says what each shot shows, such as :func:`shots.evaluation.verify` with a
+            grounder; needed where ``request.verify``. A film whose shots still fail is written all the same.
 
     Raises:
         SeedanceError, ShotsError: something in the request cannot be used; the message names it, nothing is written.
     """
+    from seedance import takes
     from seedance.pipeline import Plan, Seedance, Sizes, make_plan, model_defaults
     from shots.images import read_image
 
+    takes.check(request, verifier)
+    if request.from_state is not None:
+        return _resume(request, progress, pipeline, verifier)
     scripts = _scripts(request)
     if not isinstance(request.num_samples, int) or not 1 <= request.num_samples <= 1000:
         raise SeedanceError(f"num_samples: {request.num_samples!r} is not a whole number from 1 to 1000")
@@ -163,7 +208,7 @@ def render(request: RenderRequest, progress: Progress | None = None, pipeline: A
     if pipeline is not None and (request.lora or request.transformer):
         raise SeedanceError("lora, transformer: the model is loaded already; give them when it is loaded")
     for script in scripts:  # all of them, before the model is loaded
-        make_plan(script, defaults, seed=seed, **sizes)
+        takes.check_around(request, make_plan(script, defaults, seed=seed, **sizes))
     if request.dry_run:
         made = [
             make_plan(script, defaults, seed=seed + k, **sizes)
@@ -214,11 +259,41 @@ def render(request: RenderRequest, progress: Progress | None = None, pipeline: A
                 film.record["mfu"] = (
                     len(films) * film.record["flops"]["transformer"] / film.record["timings"]["sampling"] / peak
                 )
-            model.write(film, path, record=request.record)
-            if request.state:
-                film.save(path.with_suffix(".state.safetensors"))
-            result.films.append(FilmResult(path, film.plan.seed, film.record))
+            result.films.append(_finish(model, film, path, request, progress, verifier))
     return result
+
+
+def _resume(
+    request: RenderRequest, progress: Progress | None, pipeline: Any, verifier: Verifier | None
+) -> RenderResult:
+    """A film that is there already, carried on or made anew in part."""
+    from seedance import takes
+    from seedance.pipeline import Seedance
+
+    film = takes.load_state(request.from_state or "")
+    scripts = _scripts(request) if request.prompts or request.script or request.from_file else []
+    words = takes.check_resumed(request, scripts, film)
+    (path,) = _paths(request, 1)
+    takes.check_around(request, film.plan)
+    model: Any = pipeline or Seedance.from_pretrained(request.model, dtype=request.dtype, device=request.device)
+    seed = secrets.randbelow(2**31) if request.seed is None else request.seed
+    film = takes.resume(model, film, request, words, seed, progress)
+    return RenderResult([_finish(model, film, path, request, progress, verifier)], request.profile)
+
+
+def _finish(
+    model: Any, film: Any, path: Path, request: RenderRequest, progress: Progress | None, verifier: Verifier | None
+) -> FilmResult:
+    """A film that is drawn: verified where that is wanted, then written with all that belongs beside it."""
+    from seedance import takes
+
+    loop = report = sheet = None
+    if request.verify and verifier is not None:
+        film, loop = takes.verified(model, film, request, verifier, path, progress)
+    takes.write(model, film, path, request, takes.check_around(request, film.plan))
+    if loop is not None:
+        report, sheet = takes.write_report(loop, path)
+    return FilmResult(path, film.plan.seed, film.record, loop, report, sheet)
 
 
 def estimate(plan: Any, request: RenderRequest) -> dict[str, Any]:
