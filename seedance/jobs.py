@@ -526,12 +526,12 @@ class Jobs:
         with self._changed:
             old = time.time() - self.limits.keep_seconds
             done = self._table.execute(
-                "SELECT id, bytes, completed_at FROM jobs WHERE completed_at IS NOT NULL ORDER BY completed_at"
+                "SELECT id, status, bytes, completed_at FROM jobs WHERE completed_at IS NOT NULL ORDER BY completed_at"
             ).fetchall()
             total = sum(row["bytes"] for row in done)
-            newest = max((row["completed_at"] for row in done if row["bytes"]), default=None)
+            newest = next((row["id"] for row in reversed(done) if row["status"] == "completed"), None)
             for row in done:
-                crowded = total > self.limits.disk_bytes and row["bytes"] and row["completed_at"] != newest
+                crowded = total > self.limits.disk_bytes and row["bytes"] and row["id"] != newest
                 if row["completed_at"] <= old or crowded:
                     total -= row["bytes"]
                     self.delete(row["id"])
@@ -636,8 +636,8 @@ class Jobs:
 
     def _end(self, id_: str, status: Status, code: str, message: str) -> None:
         self._table.execute(
-            "UPDATE jobs SET status = ?, completed_at = ?, error_code = ?, error_message = ? WHERE id = ?",
-            (status, time.time(), code, message, id_),
+            "UPDATE jobs SET status = ?, completed_at = ?, error_code = ?, error_message = ?, bytes = ? WHERE id = ?",
+            (status, time.time(), code, message, _size(self.folder / "films" / id_), id_),
         )
         self._tell()
 
@@ -701,7 +701,8 @@ def _job(row: sqlite3.Row) -> Job:
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    """Bytes of what lies in a job's folder."""
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) if folder.is_dir() else 0
 
 
 def _sync(folder: Path) -> None:

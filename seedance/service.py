@@ -31,8 +31,10 @@ import base64
 import binascii
 import contextlib
 import json
+import logging
 import math
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +53,8 @@ from seedance.workers import Workers
 from shots.errors import ShotsError
 from shots.serving.errors import Refusal, documented, guarded
 from shots.serving.uploads import receive_form
+
+log = logging.getLogger(__name__)
 
 _ENVELOPE = 1 << 20  # bytes of a request that are not pictures
 _SWEEP = 60.0  # seconds between looks for films that are too old
@@ -74,7 +78,7 @@ class Settings:
     other_models: tuple[str, ...] = ()
     picture_bytes: int = 16 << 20
     picture_pixels: int = 8192 * 8192
-    transfer_seconds: float = 120.0
+    transfer_seconds: float = 60.0
     in_hand: int = 8
 
 
@@ -291,7 +295,10 @@ class _Service:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP)
-            await run_in_threadpool(self.jobs.sweep)
+            try:
+                await run_in_threadpool(self.jobs.sweep)
+            except (OSError, sqlite3.Error):  # a disk that is full or gone now may be there the next time
+                log.exception("old films could not be removed")
 
     async def create(self, request: Request) -> Video:
         """Take in a request for a film."""
@@ -400,7 +407,10 @@ class _Service:
     def page(self, client: _Client, limit: int, after: str | None, order: str) -> VideoList:
         with _answered():
             found = self.jobs.list(client.sees, limit=limit + 1, after=after, newest_first=order == "desc")
-            data = [self.video(job) for job in found[:limit]]
+            data = []
+            for job in found[:limit]:
+                with contextlib.suppress(NoSuchJob):  # deleted since it was looked up
+                    data.append(self.video(job))
         return VideoList(
             data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None,
             has_more=len(found) > limit,

@@ -369,7 +369,7 @@ def test_whatever_fits_the_schema_gets_an_answer_that_the_schema_has(tiny_model:
             strategy = schema[path][method].as_strategy()
 
             @given(case=strategy)
-            @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+            @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), database=None)
             def answers(case: Any) -> None:
                 assume(case.media_type != "multipart/form-data")  # the test's client can send texts and files only
                 response = client.request(**case.as_transport_kwargs(base_url="http://testserver"))
@@ -399,7 +399,7 @@ def _serve(data: Path, model: Path, *options: str) -> tuple[subprocess.Popen[str
 def test_a_server_killed_among_its_jobs_loses_none(tiny_model: Path, tmp_path: Path) -> None:
     server, client = _serve(tmp_path, tiny_model)
     try:
-        asked = [client.videos.create(prompt="A red cube.", extra_body={"steps": 60}).id for _ in range(6)]
+        asked = [client.videos.create(prompt="A red cube.", extra_body={"steps": 30}).id for _ in range(6)]
         while sum(client.videos.retrieve(id_).status == "completed" for id_ in asked) < 2:
             time.sleep(0.05)
         films = {id_: client.videos.download_content(id_).read() for id_ in asked[:2]}
