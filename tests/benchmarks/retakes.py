@@ -38,7 +38,8 @@ class Cached:
     folder: Path
     steps: int | None = None
 
-    def _kept(self, key: Sequence[Any], make: Any) -> Any:
+    def kept(self, key: Sequence[Any], make: Any) -> Any:
+        """The film that `key` stands for: from the folder, or made and put there."""
         from seedance.pipeline import LatentFilm
 
         said = json.dumps([self.model.files, self.steps, *key], sort_keys=True)
@@ -48,14 +49,12 @@ class Cached:
         return LatentFilm.load(path)
 
     def take(self, script: Any, *, seed: int = 0) -> Any:
-        return self._kept(
-            ["take", script.to_dict(), seed], lambda: self.model.take(script, seed=seed, steps=self.steps)
-        )
+        return self.kept(["take", script.to_dict(), seed], lambda: self.model.take(script, seed=seed, steps=self.steps))
 
     def retake(self, film: Any, shots: Sequence[int], *, seed: int | None = None) -> Any:
         base = hashlib.sha256(film.latents.numpy().tobytes()).hexdigest()
         key = ["retake", film.plan.script.to_dict(), base, list(shots), seed]
-        return self._kept(key, lambda: self.model.retake(film, shots, seed=seed, steps=self.steps))
+        return self.kept(key, lambda: self.model.retake(film, shots, seed=seed, steps=self.steps))
 
     def splice(self, film: Any, other: Any, shots: Sequence[int]) -> Any:
         return self.model.splice(film, other, shots)
