@@ -3,9 +3,9 @@
     python -m tests.benchmarks.drift [--limit N] [--cache DIR] [--steps N] [--model NAME]
 
 Films of one shot, written by the stage above the seeds of training and of the suites, are carried on ten times by a
-shot (`Seedance.extend`). The stage's judge reads all shots; counted are the lasting facts of the actors (colour, shape,
-size, surface) that agree with the first shot: in the first three shots that were added, and in the last three. To reach:
-the latter no more than five points below the former. Beside them, how far neighbouring shots agree.
+shot (`Seedance.extend`). The stage's judge reads all shots; counted are the lasting facts of the actors (colour,
+shape, size, surface) that agree with the first shot: in the first three shots that were added, and in the last three.
+To reach: the latter no more than five points below the former. Beside them, how far neighbouring shots agree.
 
 Notable choice: every film of a chain is kept in the cache, so a run that was stopped goes on where it was.
 """
