@@ -204,11 +204,13 @@ def build(services: Services, page: gr.Blocks) -> Direct:
                 told |= {film: gr.update(value=None, visible=True), record: None, check: gr.update(**resting)}
                 told |= {button: gr.update(value=None, **resting) for button in downloads}
             elif now.status == "completed":
-                files = await asyncio.to_thread(services.downloads, now)
+                files, report = await asyncio.to_thread(services.downloads, now), verdict.of_job(now.result)
                 told |= {
                     film: gr.update(value=str(files[0]), visible=True),
                     record: json.loads(files[1].read_text(encoding="utf-8")),
-                    check: gr.update(interactive=True), bars: None,
+                    check: gr.update(interactive=True),
+                    bars: verdict.timeline(report, "direct-film") if report else None,
+                    screen: value | ({"text": f"{value['text']} {verdict.words(report)}"} if report else {}),
                 }  # fmt: skip
                 told |= {
                     button: gr.update(value=str(file), interactive=True)
@@ -229,7 +231,8 @@ def build(services: Services, page: gr.Blocks) -> Direct:
             pictures = posters(services.jobs.film(job_id, client), made)
             for card in cards["shots"]:
                 card |= {"poster": pictures[card["shot"] - 1]} if "take" in card else {}
-            return cards
+            report = verdict.of_job(job_.result)
+            return verdict.marked(cards, report) if report and all("take" in card for card in cards["shots"]) else cards
         except (SeedanceError, ShotsError):  # the film is gone, or the words are no script any more
             return gr.skip()
 
@@ -247,7 +250,7 @@ def build(services: Services, page: gr.Blocks) -> Direct:
         client = services.client(request)
         try:
             made = services.jobs.get(job_id, client)
-            report = services.report(services.jobs.film(job_id, client), made.request["script"])
+            report = services.report(services.jobs.film(job_id, client), made.request["script"]).to_dict()
         except (SeedanceError, ShotsError, UniTimeError) as error:
             raise refused("Not verified", error) from error
         told = {screen: {"state": "done", "text": verdict.words(report)}, bars: verdict.timeline(report, "direct-film")}
@@ -267,7 +270,7 @@ def build(services: Services, page: gr.Blocks) -> Direct:
     def restore(said: dict[str, Any]) -> dict[Any, Any]:
         """The form as the browser remembers it."""
         if not isinstance(said, dict) or not said:
-            return {fields["mode"]: PROMPT}
+            return {fields["mode"]: gr.skip()}  # somebody may be writing already
         pictures = {name: services.given(said.get(name)) for name in ("image", "last_image")}
         said = {**said, **{name: path and str(path) for name, path in pictures.items()}}
         return filled({name: said[name] for name in NAMES if name in said})

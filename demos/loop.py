@@ -114,14 +114,14 @@ def build(services: Services, page: gr.Blocks, tab: gr.Tab) -> picker.Picker:
         try:
             made = services.jobs.get(id_, client)
             path = services.jobs.film(id_, client)
-            report = services.report(path, made.request["script"])
-            picture = services.sheet(path, report)
+            found = services.report(path, made.request["script"])
+            picture, report = services.sheet(path, found), found.to_dict()
         except ERRORS as error:
             raise refused("Not verified", error) from error
         numbers = [n for n in report["failed_shots"] if n <= len(made.request["script"]["shots"])]
         told: dict[Any, Any] = {
             said: f"**{verdict.words(report)}**", bars: verdict.timeline(report, "loop-film"),
-            sheet: gr.update(value=picture and str(picture), visible=picture is not None), failed: numbers,
+            sheet: gr.update(value=str(picture), visible=True), failed: numbers,
             table: gr.update(value=verdict.rows(report), visible=True),
             again: gr.update(visible=0 < len(numbers) < len(report["shots"]) or numbers == [1]),
         }  # fmt: skip
@@ -153,9 +153,6 @@ def build(services: Services, page: gr.Blocks, tab: gr.Tab) -> picker.Picker:
         verify, [job, cards], [*report_parts, cards], concurrency_limit=1, concurrency_id="grounder",
         show_progress_on=[check], api_visibility="private",
     )  # fmt: skip
-    restored = page.load(
-        lambda said: said["cards"] if isinstance(said, dict) and said.get("cards") else form.empty_cards(), kept, cards,
-        **QUIET,
-    )  # fmt: skip
+    restored = page.load(lambda said: (said or {}).get("cards") or gr.skip(), kept, cards, **QUIET)
     show(restored)
     return choice

@@ -61,7 +61,7 @@ def build(services: Services, page: gr.Blocks, name: str, tab: gr.Tab) -> Picker
         path, chosen = services.given(said.get("film")), said.get("chosen")
         if chosen and chosen in [value for _, value in fresh["choices"]]:
             return str(path_of(services, chosen, services.client(request))), fresh | {"value": chosen}
-        return str(path) if path else None, fresh
+        return str(path) if path else gr.skip(), fresh
 
     gr.on([tab.select, choose.focus], choices, None, choose, **QUIET)
     choose.input(film, choose, player, show_progress="hidden", api_visibility="private")

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from seedance.jobs import Job, Jobs
+    from shots.evaluation import Report
     from shots.script import Script
 
 MOST_HANDLES = 4  # films whose features are kept for further questions
@@ -49,7 +50,7 @@ class Once(Generic[T]):
             return self._made[0]
 
 
-def _verified(film: Path, script: Script, grounder: Any) -> Any:
+def _verified(film: Path, script: Script, grounder: Any) -> Report:
     from shots.evaluation import verify
 
     return verify(film, script, grounder)
@@ -81,7 +82,7 @@ class Services:
     jobs: Jobs
     grounder: Callable[[], Any]
     caption: Callable[[Path, Any], Script] = _captioned
-    verify: Callable[[Path, Script, Any], Any] = _verified
+    verify: Callable[[Path, Script, Any], Report] = _verified
     client: Callable[[Any], str | None] = _nobody
     upload_bytes: int = 1 << 30
     scratch: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="studio-")))
@@ -104,18 +105,19 @@ class Services:
             self._handles.move_to_end(key)
             return self._handles[key]
 
-    def report(self, film: Path, script: Mapping[str, Any]) -> dict[str, Any]:
-        """What a film shows of its script, as ``shots.evaluation.Report`` has it in JSON."""
+    def report(self, film: Path, script: Mapping[str, Any]) -> Report:
+        """What a film shows of its script."""
         from shots.script import Script
 
-        return dict(self.verify(film, Script.from_dict(dict(script)), self.grounder()).to_dict())
+        return self.verify(film, Script.from_dict(dict(script)), self.grounder())
 
-    def sheet(self, film: Path, report: Mapping[str, Any]) -> Path | None:
-        """The report as a picture, None where it cannot be drawn."""
-        from shots.sheet import film_sheet
+    def sheet(self, film: Path, report: Report) -> Path:
+        """The report as a picture."""
+        from shots.sheet import report_sheet
 
         path = self.scratch / f"{film.parent.name}.sheet.png"
-        return film_sheet(film, path)
+        report_sheet(film, report, path)
+        return path
 
     def submit(
         self, request: Mapping[str, Any], client: str | None, pictures: Mapping[str, bytes] | None = None
@@ -170,7 +172,7 @@ def with_models(folder: Path, model: str, grounder: str) -> Iterator[Services]:
 
     jobs = Jobs(folder, models=(model,))
     try:
-        with Workers(jobs):
+        with Workers(jobs, load="demos.takes:load", options={"grounder": grounder}):
             yield Services(jobs, load)
     finally:
         jobs.close()

@@ -16,14 +16,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from demos import ask, direct, gallery, ground, loop
+from demos import ask, direct, form, gallery, ground, loop
 from demos.services import EXAMPLES, Services
-from demos.widgets import ASSETS
+from demos.widgets import ASSETS, refused
+from seedance.errors import SeedanceError
 
 FONT = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
@@ -55,8 +57,32 @@ def build(services: Services) -> gr.Blocks:
                 pickers["loop"] = loop.build(services, page, tab)
             with gr.Tab("Gallery", id="gallery", elem_id="tab-gallery") as tab:
                 gallery.build(services, page, tab, tabs, writing, pickers)
+        gr.api(_renderer(services), api_name="render", concurrency_limit=4)
     page.queue(max_size=200, default_concurrency_limit=8)
     return page
+
+
+def _renderer(services: Services) -> Callable[..., Any]:
+    """The page's way to a film for ``gradio_client``; whoever builds on it rather takes the REST service."""
+
+    def render(script: str, seed: int = -1, request: gr.Request = None) -> dict[str, Any]:
+        """Makes a film of a prompt or a script and waits for it.
+
+        Parameters:
+            script: what is to be seen, in any of the forms of a script.
+            seed: the same gives the same film; -1 draws one.
+        """
+        client = services.client(request)
+        try:
+            job_id = services.submit({"prompt": script, "seed": form.seed_of(seed)}, client)
+            job = list(services.jobs.follow(job_id, client))[-1]
+        except SeedanceError as error:
+            raise refused("Not rendered", error) from error
+        if job.status != "completed":
+            raise refused("Not rendered", SeedanceError(job.error_message or job.status))
+        return {"id": job.id, "request": job.request, "film": str(services.jobs.film(job.id))}
+
+    return render
 
 
 def page_options(services: Services) -> dict[str, Any]:

@@ -10,6 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def of_job(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The report that a job's film was verified with where it was made, None where it was not."""
+    return (result.get("verification") or {}).get("report")
+
+
 def words(report: Mapping[str, Any]) -> str:
     """The report in a sentence."""
     shots, failed = report["shots"], report["failed_shots"]

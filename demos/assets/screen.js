@@ -1,5 +1,5 @@
 // What a render is doing. Value: {state: idle|queued|running|done|failed|cancelled, text, share: 0..1, left: seconds,
-// previews: [picture]}.
+// previews: [picture] over the film in order}.
 const draw = () => {
   const value = props.value || { state: "idle" };
   const busy = ["queued", "running"].includes(value.state);
@@ -7,7 +7,7 @@ const draw = () => {
   const percent = Math.round(100 * (value.share || 0));
   body.replaceChildren(...(value.state === "idle" ? [] : [h("div", { class: "screen " + value.state },
     value.previews?.length ? h("div", { class: "previews" }, value.previews.map((src, i) =>
-      h("img", { src, alt: "Shot " + (i + 1) + " so far" }))) : null,
+      h("img", { src, alt: "The film so far, picture " + (i + 1) }))) : null,
     h("div", { class: "line", role: value.state === "failed" ? "alert" : "status" },
       h("span", { class: "dot", "aria-hidden": "true" }), h("span", {}, value.text || ""),
       h("span", { class: "remaining" }, left)),
