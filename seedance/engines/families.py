@@ -285,7 +285,10 @@ class Hunyuan(Family):
 
     def fit_size(self, checkpoint: Checkpoint, height: int, width: int) -> tuple[int, int]:
         if "image" in self.tasks(checkpoint):  # the pipeline takes the size from the picture, one of a set
-            return self._bucket(checkpoint, height, width)
+            found = self._bucket(checkpoint, height, width)
+            while (again := self._bucket(checkpoint, *found)) != found:  # it asks again about the fitted picture
+                found = again
+            return found
         return super().fit_size(checkpoint, height, width)
 
     def words(self, pipe: Any, prompt: str, negative: str, scale: float) -> dict[str, Any]:

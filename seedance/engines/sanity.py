@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seedance.errors import SeedanceError
 
-LEAST_STD, MOST_STD = 1e-3, 30.0  # of normalised latents, whose trained value is about 1
+LEAST_STD, MOST_STD = 1e-3, 30.0  # of normalised latents, whose trained mean is about 0 and spread about 1
 _FORMATS = "another number format may help: --dtype bf16, or fp32"
 
 
@@ -48,7 +48,7 @@ def normalised(latents: Tensor, vae: Any) -> Tensor:
     decoders take: by mean and deviation of each channel where the VAE has them, by one factor elsewhere."""
     config = vae.config
     mean, std = config.get("latents_mean"), config.get("latents_std")
-    kept = dict(vae.named_buffers(recurse=False))
+    kept = getattr(vae, "_buffers", {})
     if mean is None and "latents_mean" in kept:  # LTX keeps them as tensors
         mean, std = kept["latents_mean"], kept["latents_std"]
     factor = float(config.get("scaling_factor") or 1.0)
@@ -65,9 +65,10 @@ def check_latents(latents: Tensor, vae: Any, name: str) -> None:
     seen = normalised(latents.float(), vae)
     if not torch.isfinite(seen).all():
         raise SeedanceError(f"model: the latents of {name} are not numbers; {_FORMATS}")
-    spread = float(seen.std())
-    if not LEAST_STD <= spread <= MOST_STD:
+    spread, middle = float(seen.std()), float(seen.mean())
+    if not LEAST_STD <= spread <= MOST_STD or abs(middle) > MOST_STD:
         raise SeedanceError(
-            f"model: the latents of {name} have a spread of {spread:.3g} where about 1 is expected, which decodes to "
-            "noise or to one grey; its parts do not belong together, or the guidance is far too strong"
+            f"model: the latents of {name} lie around {middle:.3g} with a spread of {spread:.3g}, where about 0 and 1 "
+            "are expected; that decodes to noise or to one grey: its parts do not belong together, or the guidance is "
+            "far too strong"
         )

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from shots.errors import ShotsError
 
+_INDEX = "model_index.json"
+
 
 def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file, 64 hex digits."""
@@ -159,11 +161,46 @@ def resolve(name_or_path: str | Path, shipped: Mapping[str, Path], revision: str
     if not (owner and slash and rest) or "/" in rest or owner in {".", "..", "~"}:
         known = ", ".join(sorted(shipped)) or "none"
         raise ShotsError(f"model: {name!r} is no shipped model ({known}), no folder and no hub id (owner/name)")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    return _fetch(name, revision)
 
+
+def _fetch(name: str, revision: str | None) -> Path:
+    """The cached folder of a hub id. Of a pipeline only the folders of its parts are fetched, not what lies beside."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    kinds = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        index = Path(snapshot_download(name, revision=revision, allow_patterns=["model_index.json"])) / _INDEX
+        if index.is_file() and str((said := json.loads(index.read_text())).get("_class_name")).endswith("Pipeline"):
+            parts = [key for key, value in said.items() if isinstance(value, list) and value[-1] is not None]
+            kinds = ["model_index.json", "seedance.json", *(f"{part}/{kind}" for part in parts for kind in kinds)]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=kinds))
+    except GatedRepoError as error:
+        raise ShotsError(
+            f"model: {name!r} is gated; accept its terms on its page on the hub, then log in (hf auth login) or set "
+            "HF_TOKEN"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ShotsError(
+            f"model: {name!r} has no revision {revision!r} on the hub; leave it out to take main"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ShotsError(
+            f"model: the hub has no {name!r}, or it is private; check the name, or set HF_TOKEN to see your own"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise ShotsError(
+            f"model: {name!r} is not in the cache and the hub cannot be reached; run `hf download {name}` where there "
+            "is a network and set HF_HOME to its cache, or give a folder"
+        ) from error
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ShotsError(f"model: {name!r} could not be fetched from the hub ({reason})") from error
