@@ -139,9 +139,13 @@ def _paired(
     number = 0
     while number < len(spans):
         first, new = spans[number]
-        if number + 1 < len(spans) and fades[number][0] and fades[number + 1][1]:
-            after = spans[number + 1]
-            between = any(start <= new + gap and after[0] - gap <= end for start, end in blanks)
+        after = spans[number + 1] if number + 1 < len(spans) else (0, 0)
+        out = fades[number][0] or any(first < start <= new + 2 * gap for start, _ in blanks)
+        in_ = after > (0, 0) and (
+            fades[number + 1][1] or any(after[0] - 2 * gap <= end < after[1] for _, end in blanks)
+        )
+        if out and in_:
+            between = any(start <= new + 2 * gap and after[0] - 2 * gap <= end for start, end in blanks)
             if first >= gap and (between or after[0] <= new + gap):
                 pairs.append((first, after[1]))
                 number += 2

@@ -45,6 +45,8 @@ BESIDE = 3  # samples before and after a blend that it is compared with
 MIX = 0.3  # share of a blend's change that is no mix of its ends, at most
 CHANGE = 2.0  # of a blend, 8-bit steps, at least
 SHARE = 0.3  # of the picture that takes part in it, at least: a title that appears is none
+STAYS = 0.7  # share of a blend's change that moved blocks do not explain, at least
+STANDS = 1.15  # times the movement before and after, that a blend changes at least
 UNEVEN = 0.25  # how far a blend's progress may be from even
 WEIGHTS = {"one": 3.3, "change": 0.8, "rest": -8.3, "share": 2.9, "stands": 6.5, "length": -0.7}
 SURE = 2.0  # log-odds of a blend, at least
@@ -156,12 +158,14 @@ class HardCuts(ContentDetector):
 
     def _is_cut(self, held: list[_Kept], i: int) -> bool:
         """Whether frame `i` of those held begins a shot."""
-        if held[i].matched < LEAST:
+        change = _apart(held[i - 1].small, held[i].small)
+        if held[i].matched < LEAST or (held[i].blank and held[i - 1].blank and change < DARK):
             return False
         near = held[max(1, i - AROUND) : i] + held[i + 1 : i + 1 + AROUND]
-        score = held[i].score / (_second([kept.score for kept in near]) + 0.3)
-        change = held[i].matched / (_second([kept.matched for kept in near]) + 0.15)
-        if score * change < (RATIO if held[i].edges <= SAME else SUDDEN) ** 2:
+        save = int(len(near) == 2 * AROUND)  # where the film begins or ends there is half as much to stand out from
+        score = held[i].score / (_largest([kept.score for kept in near], save) + 0.3)
+        moved = held[i].matched / (_largest([kept.matched for kept in near], save) + 0.15)
+        if score * moved < (RATIO if held[i].edges <= SAME else SUDDEN) ** 2:
             return False
         return not (self._returns(held, i) or self._returned(held, i))
 
@@ -186,9 +190,9 @@ class HardCuts(ContentDetector):
         return False
 
 
-def _second(values: Sequence[float]) -> float:
-    """The largest of some values but one."""
-    return sorted(values)[-2] if len(values) > 1 else 0.0
+def _largest(values: Sequence[float], save: int) -> float:
+    """The largest of some values, save so many; 0 of none."""
+    return sorted(values)[-1 - save] if len(values) > save else 0.0
 
 
 class Blends(SceneDetector):
@@ -203,7 +207,7 @@ class Blends(SceneDetector):
         super().__init__()
         self.every = max(1, round(fps / SAMPLES))
         self._beside = beside if self.every == 1 else None
-        self._held: deque[tuple[int, float, Small]] = deque(maxlen=max(LENGTHS) + 1 + 2 * BESIDE)
+        self._held: deque[tuple[int, float, float, Small]] = deque(maxlen=max(LENGTHS) + 1 + 2 * BESIDE)
         self._last: Small | None = None
         self._best: tuple[float, Span, tuple[bool, bool]] | None = None  # of the blends that overlap
         self.spans: list[Span] = []
@@ -215,12 +219,10 @@ class Blends(SceneDetector):
         if number % self.every:
             return []
         cells = _cells(frame_img, SIDE)
-        if self._beside is not None:
-            moved = self._beside.moved
-        else:
-            moved = 0.0 if self._last is None else matched(self._last, cells)
+        last = cells if self._last is None else self._last
+        moved = self._beside.moved if self._beside is not None else matched(last, cells)
         self._last = cells
-        self._held.append((number, moved, _cells(frame_img, CELLS)))
+        self._held.append((number, moved, _apart(last, cells), _cells(frame_img, CELLS)))
         self._look(len(self._held) - 1 - BESIDE)
         return []
 
@@ -241,14 +243,18 @@ class Blends(SceneDetector):
         """Looks for blends that end with the sample in place `end`."""
         held = list(self._held)
         best: tuple[float, Span, tuple[bool, bool]] | None = None
-        moved = np.array([change for _, change, _ in held])
+        moved = np.array([change for _, change, _, _ in held])
+        change = np.array([change for _, _, change, _ in held])
         for length in LENGTHS:
             start = end - length
             if start < 0:
                 break
             beside = np.concatenate([moved[max(1, start - BESIDE + 1) : start + 1], moved[end + 1 : end + 1 + BESIDE]])
-            x = np.stack([small for _, _, small in held[start : end + 1]])
-            sure = blend(x, moved[start + 1 : end + 1], beside)
+            inside = slice(start + 1, end + 1)
+            if moved[inside].sum() < STAYS * change[inside].sum():
+                continue
+            x = np.stack([small for _, _, _, small in held[start : end + 1]])
+            sure = blend(x, moved[inside], beside)
             if sure >= SURE and (best is None or sure > best[0]):
                 plain = _faded(x[-1], x[0]), _faded(x[0], x[-1])
                 best = sure, (held[start][0], held[end][0]), plain
@@ -284,6 +290,8 @@ def blend(pictures: Small, moved: NDArray[np.float64], beside: NDArray[np.float6
     if share < SHARE:
         return -math.inf
     stands = moved.mean() / ((float(np.median(beside)) if len(beside) else 0.0) + 0.2)
+    if stands < STANDS:
+        return -math.inf
     told = {
         "one": 1.0, "change": math.log(change), "rest": rest, "share": math.log(share),
         "stands": math.log(max(stands, 1e-3)), "length": math.log(len(x) - 1),

@@ -68,8 +68,8 @@ def test_flashes_and_black_frames_within_a_shot_are_no_cuts(value: int, frames: 
 
 
 def test_a_dissolve_is_one_gradual_cut_with_its_middle_and_length() -> None:
-    share = (np.arange(8) + 0.5) / 8
-    cuts = find_cuts(film(scene(1, 20), mixed(scene(1, 28)[20:], scene(2, 8), share), scene(2, 28)[8:])).cuts
+    share, one, two = (np.arange(8) + 0.5) / 8, scene(1, 28, speed=0.25), scene(2, 28, speed=0.25)
+    cuts = find_cuts(film(one[:20], mixed(one[20:], two[:8], share), two[8:])).cuts
     assert len(cuts) == 1 and cuts[0].kind == "gradual"
     assert cuts[0].time == pytest.approx(24 / FPS, abs=0.17)
     assert cuts[0].duration == pytest.approx(8 / FPS, abs=0.34)
@@ -78,9 +78,10 @@ def test_a_dissolve_is_one_gradual_cut_with_its_middle_and_length() -> None:
 @pytest.mark.parametrize("rest", [0, 6, 30])
 @pytest.mark.parametrize("level", [0, 255])
 def test_a_fade_through_black_or_white_is_one_gradual_cut(rest: int, level: int) -> None:
-    share, plain = (np.arange(8) + 0.5) / 8, np.full((8, 48, 48, 3), level, np.uint8)
-    out, in_ = mixed(scene(1, 28)[20:], plain, share), mixed(plain, scene(2, 8), share)
-    cuts = find_cuts(film(scene(1, 20), out, np.repeat(plain[:1], rest, 0), in_, scene(2, 28)[8:])).cuts
+    share, one, two = (np.arange(8) + 0.5) / 8, scene(1, 28, speed=0.25), scene(2, 28, speed=0.25)
+    plain = np.full((8, 48, 48, 3), level, np.uint8)
+    out, in_ = mixed(one[20:], plain, share), mixed(plain, two[:8], share)
+    cuts = find_cuts(film(one[:20], out, np.repeat(plain[:1], rest, 0), in_, two[8:])).cuts
     assert [cut.kind for cut in cuts] == ["gradual"]
     assert cuts[0].time == pytest.approx((28 + rest / 2) / FPS, abs=0.25)
 
@@ -92,7 +93,7 @@ def test_black_between_two_shots_belongs_to_the_cut() -> None:
 
 
 def test_a_film_that_fades_in_and_out_is_not_cut_there() -> None:
-    shot, share = scene(1, 48), (np.arange(10) + 0.5) / 10
+    shot, share = scene(1, 48, speed=0.25), (np.arange(10) + 0.5) / 10
     black = np.zeros((10, 48, 48, 3), np.uint8)
     parts = black, mixed(black, shot[:10], share), shot[10:38], mixed(shot[38:], black, share), black
     assert found(film(*parts)) == []
