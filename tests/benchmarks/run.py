@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from shots.runtime.environment import describe
-from tests.benchmarks import captions, figures, grounding, grounding_io
+from tests.benchmarks import captions, figures, grounding, grounding_io, open_weights
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -30,6 +30,7 @@ PLAIN = {
     "coordinates": figures.coordinates,
     "grounding_speed": grounding.grounding_speed,
     "grounding_io": grounding_io.grounding_io,
+    "open_weights": open_weights.open_weights,
 }
 _ROW = re.compile(
     r"^\| (?P<what>.+?) \| (?P<figure>.+?) \| (?P<reach>.+?) \| `(?P<command>.+?)` \| (?P<machine>.+?) \|$"

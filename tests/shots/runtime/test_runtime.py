@@ -130,7 +130,7 @@ def test_a_name_is_shipped_a_folder_or_a_hub_id(tmp_path: Path) -> None:
         resolve("nano2", shipped)
     with pytest.raises(ShotsError, match="shipped weights of 'gone' are missing"):
         resolve("gone", {"gone": tmp_path / "no"})
-    with pytest.raises(ShotsError, match="'nobody/nothing' could not be fetched from the hub"):
+    with pytest.raises(ShotsError, match="'nobody/nothing' is not in the cache and the hub cannot be reached"):
         resolve("nobody/nothing", shipped)
 
 
