@@ -62,8 +62,8 @@ def test_the_map_of_the_house_is_true() -> None:
 
 @pytest.mark.parametrize(
     "package",
-    ["seedance", "seedance/training", "shots", "shots/runtime", "shots/serving", "shots/stage", "shots/stage/judge",
-     "unitime", "unitime/training"],
+    ["demos", "seedance", "seedance/acceleration", "seedance/engines", "seedance/training", "shots", "shots/runtime",
+     "shots/serving", "shots/stage", "shots/stage/judge", "unitime", "unitime/training"],
 )
 def test_every_package_says_what_each_of_its_modules_is_for(package: str) -> None:
     said = set(re.findall(r"`(\w+)`", (ROOT / package / "__init__.py").read_text(encoding="utf-8")))

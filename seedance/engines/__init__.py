@@ -3,11 +3,11 @@
     film = seedance.Seedance.from_pretrained("Wan-AI/Wan2.1-T2V-1.3B-Diffusers")("A red cube jumps.", seed=1)
 
 `Seedance.from_pretrained` reads the ``_class_name`` of a folder's ``model_index.json``: "Seedance" is our own model, a
-pipeline class of diffusers gives an `engine.DiffusersSeedance`, which is a `Seedance` with the same `plan`, `sample`,
-`retake`, `decode`, `video` and `write`. `families` says what each family of checkpoints can do and what it starts with,
-`folder` checks a folder and loads its parts, `names` translates between layouts, `single_file` takes a transformer from
-one file, `lora` puts adapters on, `sanity` looks at the numbers, `fingerprint` names weights in records, `estimating`
-says what a film would take.
+pipeline class of diffusers gives the `DiffusersSeedance` of `engine`, which is a `Seedance` with the same `plan`,
+`sample`, `retake`, `decode`, `video` and `write`. `families` says what each family of checkpoints can do and what it
+starts with, `folder` checks a folder and loads its parts, `names` translates between layouts, `single_file` takes a
+transformer from one file, `lora` puts adapters on, `sanity` looks at the numbers, `fingerprint` names weights in
+records, `estimating` says what a film would take.
 
 For what is built on it:
 
