@@ -74,6 +74,7 @@ def _render_arguments(parser: Parser) -> None:
     parser.add_argument("--sampler", choices=("multistep", "euler"), help="default: the model's")
     parser.add_argument("--profile", action="store_true", help="also say how long each stage took, and the MFU")
     _takes_arguments(parser)
+    _acceleration_arguments(parser.add_argument_group("time and memory (see the README)"))
     parser.add_argument("--dry-run", action="store_true", help="check everything and say what it would take")
 
 
@@ -101,6 +102,27 @@ def _takes_arguments(parser: Parser) -> None:
 def _numbers(text: str) -> tuple[int, ...]:
     """Numbers of shots, such as 2,3."""
     return tuple(int(part) for part in text.split(","))
+
+
+def _acceleration_arguments(parser: Any) -> None:
+    parser.add_argument(
+        "--offload", default="auto", metavar="LEVEL",
+        help="where an open model's weights wait: none, model, group, disk (default: the first that fits)",
+    )  # fmt: skip
+    parser.add_argument("--quantization", metavar="HOW", help="an open model's transformer in int8 or fp8 (torchao)")
+    parser.add_argument("--compile", action="store_true", help="compile each block; the first film waits for it")
+    parser.add_argument(
+        "--cache", type=float, nargs="?", const=0.0, metavar="THRESHOLD",
+        help="leave out most of a pass while its first block says that little changed",
+    )  # fmt: skip
+    parser.add_argument("--vae-tiling", action="store_true", help="decode in tiles (else when memory runs out)")
+    parser.add_argument(
+        "--attention-backend", default="sdpa", metavar="KERNEL", help="cudnn, flash, flash3, sage or xformers"
+    )
+    parser.add_argument(
+        "--guidance-interval", type=float, nargs=2, default=(0.0, 1.0), metavar=("FROM", "TO"),
+        help="times at which guidance acts, from 0 (film) to 1 (noise)",
+    )  # fmt: skip
 
 
 def _render(arguments: argparse.Namespace) -> None:

@@ -12,16 +12,22 @@ Notable choices:
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seedance.acceleration.options import DEFAULT_CACHE, Acceleration
 from seedance.errors import SeedanceError
 
 if TYPE_CHECKING:
+    from seedance.acceleration.fit import Fit
     from shots.loop import Verifier
+
+log = logging.getLogger("seedance")
 
 BATCH_TOKENS = 8192  # latent cells drawn at once
 UTILISATION = 0.35  # share of a matrix product's speed that sampling reaches, for the estimate of a dry run
@@ -46,6 +52,8 @@ class RenderRequest:
         model: shipped name, folder or hub id.
         lora: adapters, each ``PATH`` or ``PATH:scale``; transformer: a file in the place of the model's transformer;
             carry: how actors come from shot to shot ("last", "key", "none"); all three for open checkpoints only.
+        offload, quantization, compile, cache, vae_tiling, attention_backend, guidance_interval: what saves time and
+            memory (:class:`seedance.acceleration.options.Acceleration`); a cache of 0 takes the default threshold.
         num_samples: films per prompt.
         record: whether how the film was made is stored in it and beside it.
         state: also write the film's latents beside it (``.state.safetensors``), to be re-taken or extended.
@@ -77,6 +85,13 @@ class RenderRequest:
     lora: tuple[str, ...] = ()
     transformer: Path | None = None
     carry: str | None = None
+    offload: str = "auto"
+    quantization: str | None = None
+    compile: bool = False
+    cache: float | None = None
+    vae_tiling: bool = False
+    attention_backend: str = "sdpa"
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
     num_samples: int = 1
     dtype: str | None = None
     device: str | None = None
@@ -110,6 +125,19 @@ class RenderRequest:
             if values.get(name) is not None:
                 values[name] = Path(values[name])
         return cls(**{**values, **{name: tuple(values.get(name) or ()) for name in ("prompts", "lora")}})
+
+    @property
+    def acceleration(self) -> Acceleration:
+        """What saves time and memory."""
+        return Acceleration(
+            cache=DEFAULT_CACHE if self.cache == 0 else self.cache,
+            guidance_interval=(float(self.guidance_interval[0]), float(self.guidance_interval[1])),
+            compile=self.compile,
+            attention=self.attention_backend,
+            quantization=self.quantization,
+            offload=self.offload,
+            tiling=self.vae_tiling,
+        )
 
 
 @dataclass
@@ -207,8 +235,13 @@ def render(
     )  # fmt: skip
     if pipeline is not None and (request.lora or request.transformer):
         raise SeedanceError("lora, transformer: the model is loaded already; give them when it is loaded")
-    for script in scripts:  # all of them, before the model is loaded
-        takes.check_around(request, make_plan(script, defaults, seed=seed, **sizes))
+    # All of them, before the model is loaded.
+    settled = [make_plan(script, defaults, seed=seed, **sizes) for script in scripts]
+    for plan in settled:
+        takes.check_around(request, plan)
+    acceleration = settle_acceleration(request, defaults, settled)
+    if pipeline is not None and acceleration.used():
+        raise SeedanceError("acceleration: the model is loaded already; say it when it is loaded")
     if request.dry_run:
         made = [
             make_plan(script, defaults, seed=seed + k, **sizes)
@@ -218,8 +251,9 @@ def render(
         return RenderResult([FilmResult(None, plan.seed, {"plan": estimate(plan, request)}) for plan in made])
 
     model: Any = pipeline or Seedance.from_pretrained(
-        request.model, dtype=request.dtype, device=request.device, lora=request.lora, transformer=request.transformer
-    )
+        request.model, dtype=request.dtype, device=request.device, lora=request.lora, transformer=request.transformer,
+        acceleration=acceleration,
+    )  # fmt: skip
     if request.carry is not None:
         model.carry = request.carry
     plans: list[Plan] = []
@@ -268,14 +302,17 @@ def _resume(
 ) -> RenderResult:
     """A film that is there already, carried on or made anew in part."""
     from seedance import takes
-    from seedance.pipeline import Seedance
+    from seedance.pipeline import Seedance, model_defaults
 
     film = takes.load_state(request.from_state or "")
     scripts = _scripts(request) if request.prompts or request.script or request.from_file else []
     words = takes.check_resumed(request, scripts, film)
     (path,) = _paths(request, 1)
     takes.check_around(request, film.plan)
-    model: Any = pipeline or Seedance.from_pretrained(request.model, dtype=request.dtype, device=request.device)
+    acceleration = settle_acceleration(request, model_defaults(request.model), [film.plan])
+    model: Any = pipeline or Seedance.from_pretrained(
+        request.model, dtype=request.dtype, device=request.device, acceleration=acceleration
+    )
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
     film = takes.resume(model, film, request, words, seed, progress)
     return RenderResult([_finish(model, film, path, request, progress, verifier)], request.profile)
@@ -290,10 +327,56 @@ def _finish(
     loop = report = sheet = None
     if request.verify and verifier is not None:
         film, loop = takes.verified(model, film, request, verifier, path, progress)
-    takes.write(model, film, path, request, takes.check_around(request, film.plan))
+    with _kept(film, path.with_suffix(".undecoded.safetensors")):
+        takes.write(model, film, path, request, takes.check_around(request, film.plan))
     if loop is not None:
         report, sheet = takes.write_report(loop, path)
     return FilmResult(path, film.plan.seed, film.record, loop, report, sheet)
+
+
+@contextmanager
+def _kept(film: Any, path: Path) -> Iterator[None]:
+    """What was drawn, in a file while it is decoded and written; it outlives a failure to do so."""
+    from safetensors import SafetensorError
+
+    try:
+        film.save(path)
+    except (OSError, SafetensorError) as error:
+        log.warning("warning: what was drawn cannot be kept (%s)", error)
+    try:
+        yield
+    except BaseException:
+        if path.is_file():
+            log.warning("warning: what was drawn is kept in %s, for LatentFilm.load and Seedance.write", path)
+        raise
+    path.unlink(missing_ok=True)
+
+
+def settle_acceleration(request: RenderRequest, defaults: Any, plans: Sequence[Any]) -> Acceleration:
+    """What saves time and memory, checked against the model, with the offload level that lets every film fit.
+
+    Raises SeedanceError for what cannot be used, and where a film fits at no level.
+    """
+    from seedance.engines.engine import OpenDefaults
+
+    asked = request.acceleration
+    asked.check(native=not isinstance(defaults, OpenDefaults))
+    if not isinstance(defaults, OpenDefaults):
+        return asked
+    from seedance.acceleration.fit import LEVELS
+
+    found = [_fit(plan, request, defaults) for plan in plans]
+    level = max((one.offload for one in found), key=LEVELS.index)
+    return replace(asked, offload=level, tiling=asked.tiling or any(one.tiling for one in found))
+
+
+def _fit(plan: Any, request: RenderRequest, defaults: Any) -> Fit:
+    from seedance.acceleration.fit import fit
+    from shots.runtime.device import pick_device, pick_dtype
+
+    device = pick_device(request.device)
+    dtype, _ = pick_dtype(device, request.dtype)
+    return fit(defaults.checkpoint, plan, device=device, dtype=dtype, acceleration=request.acceleration)
 
 
 def estimate(plan: Any, request: RenderRequest) -> dict[str, Any]:
@@ -311,10 +394,13 @@ def estimate(plan: Any, request: RenderRequest) -> dict[str, Any]:
 
     defaults = model_defaults(request.model)
     if isinstance(defaults, OpenDefaults):
-        return estimating.estimate(
+        found = estimating.estimate(
             plan, defaults, steps=request.steps, guidance_scale=request.guidance_scale, device=request.device,
             dtype=request.dtype, utilisation=UTILISATION,
         )  # fmt: skip
+        fits = _fit(plan, request, defaults)
+        peak = max(fits.stages.values())
+        return {**found, "memory_bytes": peak, **fits.to_dict(), "acceleration": request.acceleration.used()}
     with torch.device("meta"):
         transformer = VideoDiT(DiTConfig.from_dict(model_config(request.model, "transformer")))
         vae = VideoVAE(VAEConfig(**model_config(request.model, "vae")))
@@ -343,6 +429,7 @@ def estimate(plan: Any, request: RenderRequest) -> dict[str, Any]:
         "seconds": round((sampling + decoding) / (UTILISATION * peak_flops(device, dtype)), 2),
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),
+        "acceleration": request.acceleration.used(),
         "warnings": list(plan.notes),
     }
 

@@ -38,6 +38,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from seedance import flow, samplers
+from seedance.acceleration import decoding
+from seedance.acceleration.options import Acceleration, compile_layers
 from seedance.conditioning import Conditioning, collate
 from seedance.dit import DiTConfig, VideoDiT
 from seedance.errors import SeedanceError
@@ -239,7 +241,18 @@ class LatentFilm:
 
 
 class Seedance:
-    """Text, pictures and scripts to films. Make one with :meth:`from_pretrained`."""
+    """Text, pictures and scripts to films. Make one with :meth:`from_pretrained`.
+
+    Attributes:
+        acceleration: what saves time and memory.
+        denoiser: stands in for the transformer where it is not None: the same one over several devices
+            (`seedance.acceleration.parallel`).
+        tiny: a tiny autoencoder for previews (`seedance.acceleration.tiny`), None for the linear map.
+    """
+
+    acceleration = Acceleration()
+    denoiser: samplers.Denoiser | None = None
+    tiny: Any = None
 
     def __init__(
         self,
@@ -278,6 +291,7 @@ class Seedance:
         lora: Sequence[str | Path] = (),
         transformer: str | Path | None = None,
         pickles: Sequence[str] = (),
+        acceleration: Acceleration | None = None,
     ) -> Seedance:
         """Loads a shipped model by name, a model folder, or a hub id.
 
@@ -292,6 +306,8 @@ class Seedance:
             lora: adapters to put on, each ``PATH`` or ``PATH:scale``; open checkpoints only.
             transformer: a safetensors file to take the place of the folder's transformer; open checkpoints only.
             pickles: weight files of the folder that may be read though they are pickles; open checkpoints only.
+            acceleration: what saves time and memory (:class:`seedance.acceleration.options.Acceleration`). With one, an
+                open checkpoint's text encoder goes before its transformer comes.
 
         Raises:
             SeedanceError: the folder is not a model of this package or of those families, or a file is missing,
@@ -299,15 +315,24 @@ class Seedance:
         """
         folder = _resolve(name, revision)
         if (checkpoint := _open_checkpoint(folder, pickles)) is not None:
+            known = folder.resolve().name if Path(name).is_dir() else str(name)
+            if acceleration is not None:
+                from seedance.acceleration.staged import StagedSeedance
+
+                return StagedSeedance.open(
+                    checkpoint, name=known, dtype=dtype, device=device, lora=lora, transformer=transformer,
+                    acceleration=acceleration,
+                )  # fmt: skip
             from seedance.engines.engine import DiffusersSeedance
 
-            known = folder.resolve().name if Path(name).is_dir() else str(name)
             return DiffusersSeedance.open(
                 checkpoint, name=known, dtype=dtype, device=device, lora=lora, transformer=transformer
             )
         Defaults().check(lora=lora, transformer=transformer)
         if pickles:
             raise SeedanceError(f"pickles: {name} has none; leave it out")
+        if acceleration is not None:
+            acceleration.check(native=True)
         try:
             where = pick_device(None if device is None else str(device))
             kind, _ = pick_dtype(where, None if dtype is None else str(dtype).removeprefix("torch."))
@@ -331,7 +356,7 @@ class Seedance:
         for key, buffer in statistics.items():  # latents are float32 whatever the weights are
             setattr(vae, key, buffer.to(where))
         dit.to(where, kind).eval().requires_grad_(False)
-        return cls(
+        made = cls(
             vae,
             dit,
             text_encoder,
@@ -341,6 +366,11 @@ class Seedance:
             files=files,
             text_encoder_name=said,
         )
+        if acceleration is not None:
+            made.acceleration = acceleration
+            if acceleration.compile:
+                compile_layers(dit)
+        return made
 
     def save_pretrained(
         self, folder: str | Path, *, dtype: torch.dtype | None = None, extra: dict[str, str] | None = None
@@ -627,7 +657,11 @@ class Seedance:
         if negative_prompt:
             words = self._words(replace(plan, script=Script(shots=tuple(Shot(negative_prompt) for _ in plan.frames))))
             against = cond.with_text(collate([words] * len(plans)).to(self.device))
-        model = samplers.guided(self.transformer, cond, scale=scale, negative=against, dtype=self.dtype)
+        saving = self.acceleration
+        denoiser = saving.cached(self.denoiser or self.transformer, len(plans))
+        model = samplers.guided(
+            denoiser, cond, scale=scale, negative=against, interval=saving.guidance_interval, dtype=self.dtype
+        )
         noise = flow.noise([p.seed for p in plans], (cond.clean.shape[1], *plan.latent_shape)).to(
             self.device
         )  # (B, C, t, h, w)
@@ -642,8 +676,11 @@ class Seedance:
         given = cond.mask[:, None, :, None, None] > 0
         latents = torch.where(given, cond.clean.float(), latents.float()).cpu()
         spent = time.perf_counter() - started
-        passes = steps * (2 if scale != 1.0 else 1)
+        passes = sum(2 if scale != 1.0 and acts else 1 for acts in saving.branches(times))
+        skipped = getattr(denoiser, "skipped", 0) / max(getattr(denoiser, "passes", 0), 1)  # by the cache
+        layers = len(self.transformer.layers)
         flops = self.transformer.flops(plan.latent_shape, cond.text.shape[1]) * passes * len(plans)
+        flops = round(flops * (1 - skipped * (layers - 1) / layers))
         films = []
         for index, p in enumerate(plans):
             record = self._record(
@@ -657,6 +694,8 @@ class Seedance:
             )
             record["timings"] = {**timings, "sampling": spent}
             record["flops"] = {"transformer": flops // len(plans)}
+            if used := saving.used():
+                record["acceleration"] = used | ({"skipped": round(skipped, 3)} if saving.cache is not None else {})
             films.append(LatentFilm(latents[index].contiguous(), p, record))
         return films
 
@@ -665,9 +704,10 @@ class Seedance:
     @torch.no_grad()
     def decode(self, film: LatentFilm) -> Iterator[np.ndarray]:
         """The film's frames, uint8 (n, H, W, 3), a few at a time: memory does not grow with the film."""
+        tiling = decoding.Tiling() if self.acceleration.tiling else None
         for latents, frames in zip(film.shots(), film.plan.frames, strict=True):
             done = 0
-            for pixels in decode_latents(self.vae, [latents]):
+            for pixels in decode_latents(self.vae, [latents], tiling):
                 if done < frames:
                     yield pixels[: frames - done]
                 done += len(pixels)
@@ -935,12 +975,16 @@ def to_uint8(pixels: Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def decode_latents(vae: VideoVAE, shots: Sequence[Tensor]) -> Iterator[np.ndarray]:
-    """Normalised latents (C, n, h, w) of shots -> uint8 frames (k, H, W, 3), a few at a time, every shot on its own."""
+def decode_latents(
+    vae: VideoVAE, shots: Sequence[Tensor], tiling: decoding.Tiling | None = None
+) -> Iterator[np.ndarray]:
+    """Normalised latents (C, n, h, w) of shots -> uint8 frames (k, H, W, 3), a few at a time, every shot on its own; in
+    tiles where ``tiling`` says so, or when memory runs out."""
     device = vae.latent_mean.device
     for latents in shots:
         z = vae.denormalize(latents[None].to(device))  # (1, C, n, h, w)
-        for chunk in vae.decode_stream(z.split(DECODE_CHUNK, dim=2)):  # (1, 3, T, H, W)
+        step = decoding.native_step(vae)
+        for chunk in decoding.decode(step, z, chunk=DECODE_CHUNK, space=RATIO_S, tiling=tiling):  # (1, 3, T, H, W)
             yield to_uint8(chunk[0])
 
 

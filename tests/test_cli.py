@@ -244,7 +244,7 @@ def test_a_full_disk_exits_with_one_and_keeps_the_film_that_was_there(
     assert (status, out) == (1, "")
     assert "could not be written (No space left on device)" in err
     assert film.read_bytes() == before
-    assert leftovers(tmp_path) == ["f.mp4"]
+    assert leftovers(tmp_path) == ["f.mp4", "f.undecoded.safetensors"]  # what was drawn is not lost
 
 
 def test_a_film_too_large_for_the_memory_costs_one_clear_line(

@@ -72,6 +72,15 @@ def test_a_cache_leaves_out_passes_and_stays_nearer_the_film_than_fewer_steps_do
     assert (saved - exact).norm() < (coarse - exact).norm()
 
 
+def test_carrying_on_along_a_line_is_nearer_than_holding() -> None:
+    model, cond = transformer(), films()
+    exact = draw(model, cond, 16)
+    line, held = (FirstBlockCache(model, 2, 0.2, order=order) for order in (1, 0))
+    errors = [(draw(cache, cond, 16) - exact).norm() for cache in (line, held)]
+    assert errors[0] < 0.8 * errors[1]
+    assert line.skipped >= 0.9 * held.skipped > 0
+
+
 def test_a_film_drawn_in_a_batch_with_the_cache_is_the_film_drawn_alone() -> None:
     model, cond = transformer(), films()
     cond_alone = Conditioning(**{name: value[:1] for name, value in vars(cond).items()})
