@@ -64,6 +64,10 @@ class Calibration:
         """That a fact of this kind holds."""
         return self.kinds.get(kind, PLAIN[kind]).probability(features)
 
+    def weight(self, kind: str, feature: str) -> float:
+        """What one feature counts; 0 is nothing, so it need not be gathered."""
+        return self.kinds.get(kind, PLAIN[kind]).weights.get(feature, 0.0)
+
     @classmethod
     def of(cls, grounder: object, path: Path = SHIPPED) -> Calibration:
         """What was fitted for a grounder, by its `name`; plain weights where nothing was."""

@@ -356,12 +356,17 @@ class _Verdict:
             margin = here - present[own, contrast.query]
             if margin < features[contrast.kind].get("contrast", math.inf):
                 features[contrast.kind]["contrast"] = margin
-                instead[contrast.kind] = min(instead.get(contrast.kind, (math.inf, "")), (margin, contrast.value))
+                said = self.calibration.weight(contrast.kind, "contrast") * margin, contrast.value
+                instead[contrast.kind] = min(instead.get(contrast.kind, (math.inf, "")), said)
         for question in event.questions:
+            weight = self.calibration.weight(question.kind, "asked")
+            if not weight:
+                continue
             answered = self.witness.answered(question, self.segments[own])
             if answered is not None and answered[0] < features[question.kind].get("asked", math.inf):
                 features[question.kind]["asked"] = answered[0]
-                instead[question.kind] = min(instead.get(question.kind, (math.inf, "")), answered)
+                said = weight * answered[0], answered[1]
+                instead[question.kind] = min(instead.get(question.kind, (math.inf, "")), said)
         if "action" in features:
             features["action"]["present"] = here
         features["place"] = {"present": here}

@@ -193,10 +193,11 @@ def calibrate(
     seeds. They are found again by the grounder's `name`."""
     from shots.evaluation import verify
 
+    plain = Calibration()  # by which everything is gathered, whatever it counted before
     gathered: list[Sample] = []
     for number, film in enumerate(films(count, first_seed)):
         if film.kind != "missing_shot":
-            gathered += samples(film, verify(film.video, film.script, grounder, measures=False))
+            gathered += samples(film, verify(film.video, film.script, grounder, measures=False, calibration=plain))
         progress(number + 1, count * (len(KINDS) + 1), film.kind or "no defect")
     return fit(gathered, str(getattr(grounder, "name", None) or ""), FALSE_ALARMS)
 
