@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from shots.runtime.environment import describe
-from tests.benchmarks import captions, figures, grounding, grounding_io, open_weights
+from tests.benchmarks import captions, cuts, figures, grounding, grounding_io, open_weights, verification
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -21,6 +21,8 @@ LIMITED = {
     "reconstruction": figures.reconstruction,
     "grounding": grounding.grounding,
     "captions": captions.captions,
+    "cuts": cuts.cuts,
+    "verification": verification.verification,
 }
 PLAIN = {
     "render_speed": figures.render_speed,
