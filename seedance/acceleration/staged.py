@@ -126,6 +126,7 @@ class StagedSeedance(DiffusersSeedance):
     words: Words
     _adapters: Sequence[Any]
     _single: Any
+    _disks: list[tempfile.TemporaryDirectory[str] | None]  # where blocks wait
     _family: Family
 
     @classmethod
@@ -159,7 +160,8 @@ class StagedSeedance(DiffusersSeedance):
                 parts[part] = load_part(checkpoint, part, torch.float32 if fp32 else kind, where)
         # Convolutions over time and space run much faster so on cards, and need no copies.
         for parameter in parts["vae"].parameters():
-            if parameter.ndim == 5:  # the VAEs have 2-D convolutions too, whose weights have no such layout
+            # On cards alone: on a CPU this layout is slower. 2-D convolutions have weights without it.
+            if parameter.ndim == 5 and where.type == "cuda":
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
         made = cls(checkpoint, parts, name=name, device=where, dtype=kind)
         made.acceleration = replace(said, offload="none" if said.offload == "auto" else said.offload)
@@ -267,42 +269,7 @@ class StagedSeedance(DiffusersSeedance):
         self._pipes.clear()
         for adapter in self._adapters:
             self.adapters += load_lora(adapter, self._family, self.parts)
-        for part in self._transformers():
-            self._fit_out(self.parts[part], part)
-
-    def _fit_out(self, model: Any, part: str) -> None:
-        """Puts on a transformer what was asked for."""
-        said = self.acceleration
-        if said.quantization is not None:
-            from seedance.acceleration.quantizing import quantize
-
-            quantize(model, said.quantization, self.device)
-            if said.offload == "model" and self.device.type != "cpu":
-                model.to("cpu")
-        if said.attention != "sdpa":
-            try:
-                model.set_attention_backend(ATTENTION[said.attention])
-            except (ValueError, RuntimeError, ImportError) as error:
-                raise SeedanceError(
-                    f"attention_backend: {said.attention} cannot be used here ({str(error).splitlines()[0]}); leave it "
-                    "out"
-                ) from error
-        if said.cache is not None:
-            from diffusers import FirstBlockCacheConfig
-
-            model.enable_cache(FirstBlockCacheConfig(threshold=said.cache))
-        if said.compile:
-            model.compile_repeated_blocks(dynamic=True)
-        if said.offload == "disk" or said.offload == "group" and self.device.type != "cpu":
-            cuda = self.device.type == "cuda"
-            where: dict[str, Any] = {}
-            if said.offload == "disk":
-                self._disk = tempfile.TemporaryDirectory(prefix="seedance-")  # goes with the pipeline
-                where["offload_to_disk_path"] = str(Path(self._disk.name) / part)
-            model.enable_group_offload(
-                onload_device=self.device, offload_device=torch.device("cpu"), offload_type="block_level",
-                num_blocks_per_group=1, use_stream=cuda, **where,
-            )  # fmt: skip
+        self._disks = [fit_out(self.parts[part], said, self.device) for part in self._transformers()]
 
     # ------------------------------------------------------------------ films
 
@@ -370,3 +337,37 @@ class StagedSeedance(DiffusersSeedance):
             if not torch.isfinite(pixels).all():
                 raise SeedanceError("model: the VAE's pixels are not numbers; decode in float32: --dtype fp32")
             yield to_uint8(pixels[0])
+
+
+def fit_out(model: Any, said: Acceleration, device: torch.device) -> tempfile.TemporaryDirectory[str] | None:
+    """Puts on a transformer of diffusers what was asked for. Returns the folder its blocks wait in, if they do on disk;
+    it is to be held as long as the transformer."""
+    if said.quantization is not None:
+        from seedance.acceleration.quantizing import quantize
+
+        quantize(model, said.quantization, device)
+        if said.offload == "model" and device.type != "cpu":
+            model.to("cpu")
+    if said.attention != "sdpa":
+        try:
+            model.set_attention_backend(ATTENTION[said.attention])
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise SeedanceError(
+                f"attention_backend: {said.attention} cannot be used here ({str(error).splitlines()[0]}); leave it out"
+            ) from error
+    if said.cache is not None:
+        from diffusers import FirstBlockCacheConfig
+
+        model.enable_cache(FirstBlockCacheConfig(threshold=said.cache))
+    if said.compile:
+        model.compile_repeated_blocks(dynamic=True)
+    if said.offload == "disk" or said.offload == "group" and device.type != "cpu":
+        cuda = device.type == "cuda"
+        disk = tempfile.TemporaryDirectory(prefix="seedance-") if said.offload == "disk" else None
+        where = {} if disk is None else {"offload_to_disk_path": disk.name}
+        model.enable_group_offload(
+            onload_device=device, offload_device=torch.device("cpu"), offload_type="block_level",
+            num_blocks_per_group=1, use_stream=cuda, **where,
+        )  # fmt: skip
+        return disk
+    return None

@@ -102,7 +102,8 @@ def test_blocks_that_wait_on_disk_draw_the_same_film(
     plain, frugal = opened("wan-t2v"), staged("wan-t2v", offload="disk")
     plan = plain.plan("a red cube jumps", seed=4)
     torch.testing.assert_close(frugal.sample([plan])[0].latents, plain.sample([plan])[0].latents, rtol=1e-4, atol=1e-4)
-    assert list(Path(frugal._disk.name).rglob("*.safetensors"))
+    (disk,) = frugal._disks
+    assert disk is not None and list(Path(disk.name).rglob("*.safetensors"))
 
 
 def test_a_cache_on_a_stock_transformer_draws_a_film_near_the_plain_one(

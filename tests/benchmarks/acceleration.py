@@ -1,0 +1,272 @@
+"""What the savings save, and what they cost.
+
+    python -m tests.benchmarks.acceleration --films 20                       # the cache on nano, read by the judge
+    python -m tests.benchmarks.acceleration --geometry wan-tiny              # beside the stock pipeline
+    python -m tests.benchmarks.acceleration --geometry wan-1.3b --device cuda
+
+The first renders films of the held-out suites with and without the cache, from the same seeds. The others build a Wan
+of random weights on the device, from its configuration, and make one request with diffusers' stock pipeline, everything
+in memory as it comes, then with ours: encoder gone, VAE streaming, and further savings one by one. One JSON object on
+stdout; seconds are of the whole request after a short one that warms up, texts encoded before; on the CPU, those that
+the processor spent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import resource
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from seedance.acceleration.decoding import decode, wan_step
+from seedance.acceleration.options import DEFAULT_CACHE, Acceleration
+from shots.runtime.device import pick_device, pick_dtype
+
+GEOMETRIES: dict[str, dict[str, Any]] = {
+    "wan-tiny": {
+        "transformer": {
+            "num_attention_heads": 4, "attention_head_dim": 32, "num_layers": 8, "ffn_dim": 512, "text_dim": 64,
+        },
+        "vae": {"base_dim": 16, "num_res_blocks": 1},
+        "text": {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "vocab_size": 512},
+        "size": (128, 128, 17), "steps": 12,
+    },
+    "wan-1.3b": {
+        "transformer": {
+            "num_attention_heads": 12, "attention_head_dim": 128, "num_layers": 30, "ffn_dim": 8960, "text_dim": 4096,
+        },
+        "vae": {},
+        "text": {
+            "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "vocab_size": 256384,
+        },
+        "size": (480, 832, 81), "steps": 50,
+    },
+}  # fmt: skip
+SAVINGS = {
+    "ours": Acceleration(),
+    "ours, compiled": Acceleration(compile=True),
+    "ours, cached": Acceleration(cache=DEFAULT_CACHE),
+    "ours, cached and compiled": Acceleration(cache=DEFAULT_CACHE, compile=True),
+}
+
+
+# ------------------------------------------------------------------------------------------------- the cache on nano
+
+
+def cache_on_nano(films: int, thresholds: list[float], suites: list[str]) -> dict[str, Any]:
+    """Shares of facts that the judge finds in held-out films, per type, without the cache and with it."""
+    from seedance.pipeline import Seedance
+    from shots.stage.following import evaluate_prompts
+    from shots.stage.heldout import suite
+    from shots.stage.judge import Judge
+
+    model, judge = Seedance.from_pretrained("seedance-nano"), Judge.load()
+    report: dict[str, Any] = {}
+    for name in suites:
+        items = suite(name)[:films]
+        for threshold in [None, *thresholds]:
+            model.acceleration = Acceleration(cache=threshold)
+            skipped: list[float] = []
+            spent: list[float] = []
+
+            def renderer(
+                script: Any, *, seed: int = 0, skipped: list[float] = skipped, spent: list[float] = spent
+            ) -> Any:
+                began = time.process_time()
+                video = model(script, seed=seed)
+                spent.append(time.process_time() - began)
+                skipped.append((video.record or {}).get("acceleration", {}).get("skipped", 0.0))
+                return video
+
+            found = evaluate_prompts(renderer, items, judge)
+            label = "none" if threshold is None else f"{threshold:g}"
+            report.setdefault(name, {})[label] = {
+                "films": len(items), "cpu_seconds_per_film": float(np.mean(spent)), "skipped": float(np.mean(skipped)),
+                "following": found["following"], "sound": found["sound"], "consistency": found["consistency"],
+            }  # fmt: skip
+            _say(f"{name}, cache {label}: {json.dumps(report[name][label])}")
+    return report
+
+
+# --------------------------------------------------------------------------------------- beside the stock pipeline
+
+
+def beside_stock(geometry: str, device: torch.device, dtype: torch.dtype, steps: int | None) -> dict[str, Any]:
+    """Seconds, peak memory and MFU of one request, stock and ours, and how far apart their films are."""
+    from seedance.acceleration.staged import fit_out
+    from seedance.engines.families import Wan
+    from shots.runtime.speed import peak_flops
+
+    said = GEOMETRIES[geometry]
+    height, width, frames = said["size"]
+    count = steps or said["steps"]
+    pipe = _pipeline(said, device, dtype, encoder=True)
+    config = dict(pipe.transformer.config)
+    tokens = (1 + (frames - 1) // 4) * (height // 16) * (width // 16)
+    flops = 2 * count * Wan().flops(config, tokens, 512)
+    peak = peak_flops(device, dtype)
+    torch.manual_seed(0)
+    words = {
+        name: torch.randn(1, 512, config["text_dim"], device=device, dtype=dtype)
+        for name in ("prompt_embeds", "negative_prompt_embeds")
+    }
+    request = {**words, "height": height, "width": width, "num_frames": frames, "guidance_scale": 5.0}
+
+    def drawn(pipe: Any, output: str, count: int) -> Any:
+        generator = torch.Generator("cpu").manual_seed(0)
+        return pipe(**request, num_inference_steps=count, generator=generator, output_type=output).frames
+
+    def stock(count: int) -> tuple[Any, float, float]:
+        began = _clock(device)
+        pixels = drawn(pipe, "np", count)
+        _settle(device)
+        return pixels[0], _clock(device) - began, 0.0
+
+    def ours(count: int) -> tuple[Any, float, float]:
+        began = _clock(device)
+        latents = drawn(pipe, "latent", count)
+        _settle(device)
+        sampled = _clock(device) - began
+        vae = pipe.vae
+        shape = (1, -1, 1, 1, 1)
+        std, mean = (
+            torch.tensor(vae.config[key]).view(shape).to(device, vae.dtype) for key in ("latents_std", "latents_mean")
+        )
+        z = latents.to(vae.dtype) * std + mean
+        pieces = [
+            ((pixels[0].float() + 1) / 2).clamp(0, 1).permute(1, 2, 3, 0).cpu().numpy()
+            for pixels in decode(wan_step(vae), z, chunk=1, space=8)
+        ]
+        return np.concatenate(pieces), _clock(device) - began, sampled
+
+    report: dict[str, Any] = {
+        "geometry": geometry, "size": [height, width, frames], "steps": count, "device": _name(device),
+        "dtype": str(dtype).removeprefix("torch."), "peak_tflops": peak / 1e12, "transformer_pflop": flops / 1e15,
+    }  # fmt: skip
+    reference: Any = None
+    rows = {}
+    for name, acceleration in [("stock", None), *SAVINGS.items()]:
+        if name != "stock":
+            del pipe
+            gc.collect()
+            pipe = _pipeline(said, device, dtype, encoder=False)
+            for parameter in pipe.vae.parameters():
+                if parameter.ndim == 5 and device.type == "cuda":  # as StagedSeedance has it
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+            fit_out(pipe.transformer, acceleration, device)
+        run = stock if name == "stock" else ours
+        try:
+            run(2)  # warms up: kernels are chosen, blocks compiled
+            _reset(device)
+            pixels, seconds, sampled = run(count)
+        except (RuntimeError, ImportError) as error:
+            rows[name] = {"failed": str(error).splitlines()[0][:200]}
+            _say(f"{name}: {rows[name]}")
+            continue
+        row: dict[str, Any] = {"seconds": round(seconds, 3), "peak_gb": round(_peak(device) / 1e9, 3)}
+        if reference is None:
+            reference = pixels
+        else:
+            row |= {
+                "times_faster": round(rows["stock"]["seconds"] / seconds, 3),
+                "memory_share": round(row["peak_gb"] / rows["stock"]["peak_gb"], 3),
+                "decoding_seconds": round(seconds - sampled, 3), "mfu": round(flops / sampled / peak, 3),
+                "relative_error": float(np.linalg.norm(pixels - reference) / np.linalg.norm(reference)),
+            }  # fmt: skip
+        rows[name] = row
+        _say(f"{name}: {row}")
+    return {**report, "rows": rows}
+
+
+def _pipeline(said: dict[str, Any], device: torch.device, dtype: torch.dtype, encoder: bool) -> Any:
+    """diffusers' own Wan pipeline with random weights, the same every time; its VAE in float32."""
+    from seedance.engines.folder import diffusers
+    from shots.runtime.vision import transformers
+
+    library = diffusers()
+    torch.manual_seed(0)
+    with torch.device(device):
+        transformer = library.WanTransformer3DModel(**said["transformer"])
+        kept = transformer._keep_in_fp32_modules
+        for name, parameter in transformer.named_parameters():  # as from_pretrained has it
+            if not set(kept) & set(name.split(".")):
+                parameter.data = parameter.data.to(dtype)
+        vae = library.AutoencoderKLWan(**said["vae"])
+        text = None
+        if encoder:
+            torch.set_default_dtype(dtype)
+            try:
+                text = transformers().UMT5EncoderModel(transformers().UMT5Config(**said["text"]))
+            finally:
+                torch.set_default_dtype(torch.float32)
+    scheduler = library.UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
+    )
+    pipe = library.WanPipeline(
+        tokenizer=None, text_encoder=text, transformer=transformer.eval(), vae=vae.eval(), scheduler=scheduler
+    )
+    for part in (transformer, vae, *([text] if text is not None else [])):
+        part.requires_grad_(False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _clock(device: torch.device) -> float:
+    """Seconds; on the CPU those that this process computed, whatever else the machine does."""
+    return time.process_time() if device.type == "cpu" else time.perf_counter()
+
+
+def _settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _reset(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak(device: torch.device) -> int:
+    """Most bytes in use; on the CPU, of the process so far, which later rows cannot go below."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--geometry", choices=tuple(GEOMETRIES), help="beside the stock pipeline at this size")
+    parser.add_argument("--device", help="default: the best there is")
+    parser.add_argument("--dtype", help="default: what the device multiplies fastest")
+    parser.add_argument("--steps", type=int, help="default: the geometry's")
+    parser.add_argument("--films", type=int, default=20, help="of each suite, for the cache on nano (default: 20)")
+    parser.add_argument("--thresholds", type=float, nargs="+", default=[DEFAULT_CACHE], help="of the cache on nano")
+    parser.add_argument("--suites", nargs="+", default=["one_actor", "two_actors"], help="of the cache on nano")
+    said = parser.parse_args()
+    if said.geometry is None:
+        found = cache_on_nano(said.films, said.thresholds, said.suites)
+    else:
+        device = pick_device(said.device)
+        found = beside_stock(said.geometry, device, pick_dtype(device, said.dtype)[0], said.steps)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
