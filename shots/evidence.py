@@ -24,7 +24,7 @@ from shots.claims import Question
 from shots.errors import ShotsError
 from shots.protocols import Answerer, Grounder, Grounding
 from shots.publish import film_span, read_film
-from shots.video import Frames, Video, probe, read_record, read_video
+from shots.video import Frames, Video, frames_at, probe, read_record, read_video
 
 Window = tuple[float, float]
 LEAST = 1e-3  # probabilities nearer to 0 and 1 are not told apart
@@ -72,6 +72,8 @@ class Film:
 
     def still(self, time: float) -> Frames:
         """What is shown at a time, uint8 (H, W, 3)."""
+        if isinstance(self.source, Path):  # the last frame is shown on, though none begins any more
+            return next(iter(frames_at(self.source, [time])))[1]
         return self.clip((time, time + 1.5 / self.fps)).frames[0]
 
 

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from shots.errors import ShotsError
+from shots.evidence import Film
 from shots.sheet import contact_sheet, film_sheet
-from shots.video import VideoWriter
+from shots.video import Video, VideoWriter
 
 RED, BLUE = (200, 20, 20), (20, 20, 200)
 
@@ -46,3 +47,9 @@ def test_a_film_without_a_record_is_one_row(tmp_path: Path) -> None:
     assert len(sheet) == 32 + 13 + 8
     with pytest.raises(ShotsError, match="sheet"):
         film_sheet(tmp_path / "b.mp4", tmp_path / "b.nothing")
+
+
+def test_what_is_shown_at_the_end_of_a_file_is_its_last_frame(tmp_path: Path) -> None:
+    frames = np.stack([np.full((32, 32, 3), 40 * i, np.uint8) for i in range(6)])
+    path = Video(frames, 12.0, np.arange(6) / 12).save(tmp_path / "short.mp4", record=False)
+    assert abs(int(Film.of(path).still(5.5 / 12)[16, 16, 0]) - 200) <= 8  # no frame begins after it
