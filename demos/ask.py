@@ -35,14 +35,9 @@ def build(services: Services, page: gr.Blocks, tab: gr.Tab) -> picker.Picker:
             go = gr.Button("Ask", variant="primary", elem_id="ask-go")
             answer = widgets.answer("ask-answer")
 
-    kept = gr.BrowserState({}, storage_key="seedance.ask.question", secret="studio")
-    gr.on(
-        [question.change, options.change], None, [question, options], kept, queue=False, trigger_mode="always_last",
-        js="(question, options) => ({question, options})", **QUIET,
-    )  # fmt: skip
-    page.load(
-        lambda said: (said.get("question", ""), said.get("options", "")) if said else (gr.skip(), gr.skip()), kept,
-        [question, options], **QUIET,
+    widgets.remember(
+        page, "ask.question", {"question": question, "options": options},
+        lambda said: (said.get("question") or gr.skip(), said.get("options") or gr.skip()), [question, options],
     )  # fmt: skip
 
     def ask(film: str | None, asked: str, listed: str) -> tuple[Any, Any]:

@@ -126,7 +126,6 @@ def build(services: Services, page: gr.Blocks) -> Direct:
         shelf = widgets.strip({"items": [example["item"] for example in examples]}, elem_id="direct-examples")
 
     job = gr.BrowserState("", storage_key="seedance.direct.job", secret="studio")
-    kept = gr.BrowserState({}, storage_key="seedance.direct.form", secret="studio")
     form_parts = [fields[name] for name in NAMES]
 
     # What is written.
@@ -157,7 +156,6 @@ def build(services: Services, page: gr.Blocks) -> Direct:
             return gr.skip()
 
     reuse.click(last_seed, job, fields["seed"], **QUIET)
-    widgets.save_in_browser(kept, NAMES, form_parts)
 
     # Asking for a film.
 
@@ -285,7 +283,7 @@ def build(services: Services, page: gr.Blocks) -> Direct:
         )
         return updates
 
-    show(page.load(restore, kept, form_parts, **QUIET))
+    show(widgets.remember(page, "direct.form", fields, restore, form_parts))
 
     if examples:
 

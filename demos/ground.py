@@ -55,9 +55,7 @@ def build(services: Services, page: gr.Blocks, tab: gr.Tab) -> picker.Picker:
         as_json = gr.DownloadButton("↓ JSON", size="sm", elem_id="ground-json", min_width=80)
         as_csv = gr.DownloadButton("↓ CSV", size="sm", elem_id="ground-csv", min_width=80)
 
-    kept = gr.BrowserState("", storage_key="seedance.ground.queries", secret="studio")
-    queries.change(None, queries, kept, js="(text) => text", queue=False, **QUIET)
-    page.load(lambda text: text or gr.skip(), kept, queries, **QUIET)
+    widgets.remember(page, "ground.queries", {"text": queries}, lambda said: said.get("text") or gr.skip(), [queries])
 
     def find(film: str | None, text: str, top_k: int, doubtful: bool) -> tuple[Any, ...]:
         """Finds the moments of queries, one a line, in a film."""

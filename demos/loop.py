@@ -65,9 +65,7 @@ def build(services: Services, page: gr.Blocks, tab: gr.Tab) -> picker.Picker:
             )  # fmt: skip
             again = gr.Button("↻ Take failed shots again", elem_id="loop-again", visible=False)
     job = gr.BrowserState("", storage_key="seedance.loop.job", secret="studio")
-    kept = gr.BrowserState({}, storage_key="seedance.loop.script", secret="studio")
     failed = gr.State([])
-    widgets.save_in_browser(kept, ["cards"], [cards])
     report_parts = [said, bars, sheet, table, again, failed]
 
     def caption(path: str | None) -> Any:
@@ -153,6 +151,5 @@ def build(services: Services, page: gr.Blocks, tab: gr.Tab) -> picker.Picker:
         verify, [job, cards], [*report_parts, cards], concurrency_limit=1, concurrency_id="grounder",
         show_progress_on=[check], api_visibility="private",
     )  # fmt: skip
-    restored = page.load(lambda said: (said or {}).get("cards") or gr.skip(), kept, cards, **QUIET)
-    show(restored)
+    show(widgets.remember(page, "loop.script", {"cards": cards}, lambda said: said.get("cards") or gr.skip(), [cards]))
     return choice

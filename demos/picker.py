@@ -14,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 
+from demos import widgets
 from demos.direct import read_examples
 from demos.services import Services
 from demos.widgets import QUIET, refused
@@ -28,7 +29,6 @@ class Picker:
 
     player: gr.Video
     choose: gr.Dropdown
-    kept: gr.BrowserState
 
 
 def build(services: Services, page: gr.Blocks, name: str, tab: gr.Tab) -> Picker:
@@ -39,7 +39,6 @@ def build(services: Services, page: gr.Blocks, name: str, tab: gr.Tab) -> Picker
     choose = gr.Dropdown(
         [], label="or pick one of your films", elem_id=f"{name}-pick", value=None, allow_custom_value=False
     )
-    kept = gr.BrowserState({}, storage_key=f"seedance.{name}.film", secret="studio")
 
     def choices(request: gr.Request) -> Any:
         done = [job for job in services.jobs.list(services.client(request), limit=50) if job.status == "completed"]
@@ -56,7 +55,6 @@ def build(services: Services, page: gr.Blocks, name: str, tab: gr.Tab) -> Picker
             raise refused("That film is gone", error) from error
 
     def restore(said: Any, request: gr.Request) -> tuple[Any, Any]:
-        said = said if isinstance(said, dict) else {}
         fresh = choices(request)
         path, chosen = services.given(said.get("film")), said.get("chosen")
         if chosen and chosen in [value for _, value in fresh["choices"]]:
@@ -66,12 +64,8 @@ def build(services: Services, page: gr.Blocks, name: str, tab: gr.Tab) -> Picker
     gr.on([tab.select, choose.focus], choices, None, choose, **QUIET)
     choose.input(film, choose, player, show_progress="hidden", api_visibility="private")
     player.upload(lambda: None, None, choose, **QUIET)
-    page.load(restore, kept, [player, choose], **QUIET)
-    gr.on(
-        [player.change, choose.change], None, [player, choose], kept, queue=False, trigger_mode="always_last",
-        js="(film, chosen) => ({film: film?.video?.path ?? film?.path ?? null, chosen: chosen || null})", **QUIET,
-    )  # fmt: skip
-    return Picker(player, choose, kept)
+    widgets.remember(page, f"{name}.film", {"film": player, "chosen": choose}, restore, [player, choose])
+    return Picker(player, choose)
 
 
 def path_of(services: Services, chosen: str, client: str | None) -> Path:

@@ -129,7 +129,9 @@ class Services:
         """A file as a browser remembers it, if it is one the studio may read; else None."""
         from gradio.utils import get_upload_folder
 
-        name = file.get("path") if isinstance(file, Mapping) else file
+        while isinstance(file, Mapping):  # a video is told as {"video": {"path": ...}}
+            file = file.get("video") or file.get("path")
+        name = file
         if not isinstance(name, str) or not name:
             return None
         path = Path(name).resolve()

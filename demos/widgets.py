@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -72,21 +73,38 @@ def answer(elem_id: str) -> gr.HTML:
 
 def refused(what: str, error: Exception) -> gr.Error:
     """An error to raise: what was not done, and why, in words. What a person wrote is told as text, not as HTML."""
-    words = html.escape(str(error))
+    told = re.sub(r"(?<!\S)/(?:[^\s/]+/)+([^\s/]+)", r"\1", str(error))  # where files lie is the server's own affair
+    words = html.escape(told)
     return gr.Error(f"{words[:1].upper()}{words[1:]}.", duration=20, title=what, print_exception=False)
 
 
-def save_in_browser(kept: gr.BrowserState, names: Sequence[str], parts: Sequence[Any]) -> None:
-    """Keeps the values of parts of the page in the browser, under names, whenever one of them changes.
+def remember(
+    page: gr.Blocks, name: str, parts: Mapping[str, Any], restore: Callable[..., Any], outputs: Sequence[Any]
+) -> Any:
+    """Keeps the values of parts of the page in the browser and has them put back when the page is loaded.
 
-    It happens in the browser alone, and without what can be made again (pictures of shots).
+    parts: by the names under which their values are kept. restore: gets what was kept ({} the first time), and a
+    ``gr.Request`` where it asks for one; sets ``outputs``. Returns the event, to be followed by others.
+
+    Keeping happens in the browser alone, and not before what was kept is put back: on a slow connection somebody may be
+    writing by then. Pictures of shots are not kept, as they can be made again.
     """
-    code = (
-        f"(...values) => {{ const names = {json.dumps(list(names))};"
-        "const said = Object.fromEntries(names.map((name, i) => [name, values[i]]));"
-        "const bare = ({poster, ...shot}) => shot;"
+    kept = gr.BrowserState({}, storage_key=f"seedance.{name}", secret="studio")
+    names, flag = json.dumps(list(parts)), json.dumps(f"studio {name} restored")
+    save = (
+        f"const kept = values.pop(), names = {names};"
+        f"if (!window[{flag}]) return kept;"
+        "const said = Object.fromEntries(names.map((name, i) => [name, values[i] ?? null]));"
+        "const bare = ({poster, verdict, ...shot}) => shot;"
         "if (said.cards?.shots) said.cards = {...said.cards, shots: said.cards.shots.map(bare)};"
-        "return said; }"
+        "return said;"
     )
-    changes = [part.change for part in parts] + [part.input for part in parts if isinstance(part, gr.HTML)]
-    gr.on(changes, None, list(parts), kept, js=code, trigger_mode="always_last", queue=False, **QUIET)
+    values = [*parts.values(), kept]
+    changes = [part.change for part in parts.values()]
+    changes += [part.input for part in parts.values() if isinstance(part, gr.HTML)]
+    event = page.load(restore, kept, list(outputs), **QUIET)
+    event.then(None, values, kept, js=f"(...values) => {{ window[{flag}] = true; {save} }}", queue=False, **QUIET)
+    gr.on(
+        changes, None, values, kept, js=f"(...values) => {{ {save} }}", trigger_mode="always_last", queue=False, **QUIET
+    )
+    return event
