@@ -12,7 +12,18 @@ import re
 from pathlib import Path
 
 from shots.runtime.environment import describe
-from tests.benchmarks import captions, cuts, figures, grounding, grounding_io, open_weights, verification
+from tests.benchmarks import (
+    captions,
+    cuts,
+    drift,
+    figures,
+    grounding,
+    grounding_io,
+    open_training,
+    open_weights,
+    retakes,
+    verification,
+)
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -23,6 +34,8 @@ LIMITED = {
     "captions": captions.captions,
     "cuts": cuts.cuts,
     "verification": verification.verification,
+    "retakes": retakes.retakes,
+    "drift": drift.drift,
 }
 PLAIN = {
     "render_speed": figures.render_speed,
@@ -33,6 +46,7 @@ PLAIN = {
     "grounding_speed": grounding.grounding_speed,
     "grounding_io": grounding_io.grounding_io,
     "open_weights": open_weights.open_weights,
+    "open_training": open_training.open_training,
 }
 _ROW = re.compile(
     r"^\| (?P<what>.+?) \| (?P<figure>.+?) \| (?P<reach>.+?) \| `(?P<command>.+?)` \| (?P<machine>.+?) \|$"
