@@ -45,7 +45,7 @@ def build(services: Services) -> gr.Blocks:
             "<h1>Seedance studio</h1><p>Write a film, watch it come, find every moment in it.</p></header>",
             elem_id="masthead", apply_default_css=False,
         )  # fmt: skip
-        with gr.Tabs(selected="direct", elem_id="tabs") as tabs:
+        with gr.Tabs(selected="direct", elem_id="tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab("Direct", id="direct", elem_id="tab-direct"):
                 writing = direct.build(services, page)
             pickers = {}

@@ -1,0 +1,281 @@
+"""The studio in a headless browser: each page's main path, a cancel, a reload, two pages at once, a phone's width."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("gradio", reason="gradio is not installed")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+if CHROMIUM is None:
+    pytest.skip("no Chromium on this machine: the studio is not looked at", allow_module_level=True)
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 120_000  # milliseconds: machines that test are busy
+TWO_SHOTS = "A red cube jumps. [cut] A blue <b>sphere</b> spins."
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+@dataclass
+class Studio:
+    url: str
+    cpu_seconds: float  # of the process until the page was up
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def studio(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """`python -m demos.studio` with a tiny model of films and the shipped grounder."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("studio")
+    command = [sys.executable, "-m", "demos.studio", "--port", str(port), "--data", str(folder / "data")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder), "HF_HUB_OFFLINE": "1"}
+    started = time.monotonic()
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(
+            [*command, "--model", str(tiny_model)], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        while True:
+            try:
+                urllib.request.urlopen(url, timeout=10).read()
+                break
+            except OSError:
+                assert server.poll() is None, (folder / "log").read_text()
+                assert time.monotonic() - started < 120
+                time.sleep(0.1)
+        ticks = Path(f"/proc/{server.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+        spent = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+        yield Studio(url, spent, time.monotonic() - started)
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(studio: Studio, browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens the studio in a browser that was never there before; errors on its console fail the test."""
+    contexts, wrong = [], []
+
+    def make(width: int = 1280, height: int = 900) -> Any:
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(studio.url)
+        page.wait_for_selector("#direct-render")
+        page.wait_for_timeout(700)  # values kept in the browser are put back
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def tab(page: Any, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+    page.wait_for_selector(f"#tab-{name.lower()}", state="visible")
+
+
+def render(page: Any, prompt: str) -> None:
+    page.fill("#direct-prompt textarea", prompt)
+    page.click("#direct-render")
+
+
+def done(page: Any, where: str = "#direct-screen") -> None:
+    page.wait_for_selector(f"{where} .screen.done, {where} .screen.failed")
+    assert page.query_selector(f"{where} .screen.done"), page.inner_text(where)
+
+
+def playing(page: Any, player: str) -> str:
+    """The address of the film in a player, once it can be played."""
+    page.wait_for_function(f"document.querySelector('{player} video')?.readyState >= 1")
+    return str(page.get_attribute(f"{player} video", "src"))
+
+
+def test_the_page_is_up_in_five_seconds_and_without_a_model(studio: Studio) -> None:
+    # Of its own process, so that it says the same on a machine that does other things besides.
+    assert studio.cpu_seconds <= 5.0
+
+
+def test_a_film_comes_from_a_prompt_and_one_shot_of_it_is_taken_again(opened: Callable[..., Any]) -> None:
+    page = opened()
+    render(page, TWO_SHOTS)
+    done(page)
+    first = playing(page, "#direct-film")
+    page.get_by_label("Shots", exact=True).check()
+    page.wait_for_selector("#direct-cards .card .foot")
+    cards = page.locator("#direct-cards .card")
+    assert cards.count() == 2 and cards.nth(1).locator("img.poster").is_visible()
+    assert cards.nth(1).locator("textarea").input_value() == "A blue <b>sphere</b> spins."
+    seeds = page.locator("#direct-cards .lock small").all_inner_texts()
+    cards.nth(1).get_by_role("button", name="Re-take shot 2").click()
+    page.wait_for_function(
+        "s => document.querySelectorAll('#direct-cards .lock small')[1].innerText != s", arg=seeds[1]
+    )
+    again = page.locator("#direct-cards .lock small").all_inner_texts()
+    assert again[0] == seeds[0] and again[1] != seeds[1]
+    assert playing(page, "#direct-film") != first
+
+    cards.nth(0).get_by_role("checkbox").check()  # locked: the film is rendered again, shot 1 as it is
+    page.click("#direct-render")
+    page.wait_for_function(
+        "s => document.querySelectorAll('#direct-cards .lock small')[1].innerText != s", arg=again[1]
+    )
+    assert page.locator("#direct-cards .lock small").all_inner_texts()[0] == seeds[0]
+
+
+def test_cards_are_added_moved_and_removed_by_keyboard(opened: Callable[..., Any]) -> None:
+    page = opened()
+    page.get_by_label("Shots", exact=True).check()
+    page.get_by_label("What is seen").fill("One.")
+    page.get_by_role("button", name="Add a shot").press("Enter")
+    page.keyboard.type("Two.")  # the new card has the focus
+    page.get_by_role("button", name="Shot 2: move earlier").press("Enter")
+    words = page.get_by_label("What is seen")
+    assert [words.nth(i).input_value() for i in range(words.count())] == ["Two.", "One."]
+    page.get_by_role("button", name="Shot 1: remove").press("Enter")
+    assert words.count() == 1 and words.first.input_value() == "One."
+
+
+def test_a_reload_keeps_what_was_written_and_what_was_made(opened: Callable[..., Any]) -> None:
+    page = opened()
+    page.get_by_label("Shots", exact=True).check()
+    page.get_by_label("What is seen").fill("A red cube jumps.")
+    page.get_by_label("Camera", exact=True).fill("zoom in")
+    page.click("#direct-render")
+    page.wait_for_selector("#direct-screen .screen")
+    page.reload()  # while it is made, or just after
+    done(page)
+    playing(page, "#direct-film")
+    assert page.get_by_label("What is seen").input_value() == "A red cube jumps."
+    assert page.get_by_label("Camera", exact=True).input_value() == "zoom in"
+    page.wait_for_selector("#direct-cards .card .foot")
+
+
+def test_a_film_is_cancelled_while_it_is_made(opened: Callable[..., Any]) -> None:
+    page = opened()
+    page.click("#direct-advanced button")
+    page.fill("#direct-steps input", "1000")
+    render(page, "A red cube jumps.")
+    page.wait_for_selector("#direct-screen .screen.running")
+    page.click("#direct-cancel")
+    page.wait_for_selector("#direct-screen .screen.cancelled")
+    assert page.is_enabled("#direct-render")
+
+
+def test_nothing_written_is_said_and_not_rendered(opened: Callable[..., Any]) -> None:
+    page = opened()
+    page.click("#direct-render")
+    page.get_by_text("Nothing is written yet").wait_for()
+    assert page.query_selector("#direct-screen .screen") is None
+
+
+def test_two_pages_that_render_at_once_both_get_their_films(opened: Callable[..., Any]) -> None:
+    pages = [opened(), opened()]
+    for number, page in enumerate(pages):
+        render(page, f"A {'red' if number else 'blue'} cube spins.")
+    films = []
+    for page in pages:
+        done(page)
+        films.append(playing(page, "#direct-film"))
+    assert films[0] != films[1]
+
+
+def test_moments_are_found_drawn_and_seek_the_player(opened: Callable[..., Any]) -> None:
+    page = opened()
+    tab(page, "Ground")
+    page.click("#ground-pick input")
+    page.get_by_role("option", name=re.compile("example")).first.click()
+    playing(page, "#ground-player")
+    page.fill("#ground-queries textarea", "a red cube jumps\na <i>blue</i> cone falls")
+    page.check("#ground-doubt input")
+    page.click("#ground-find")
+    page.wait_for_selector("#ground-timeline .moment")
+    assert page.locator("#ground-timeline .label").nth(1).inner_text() == "a <i>blue</i> cone falls"
+    assert page.locator("#ground-timeline path.line").count() == 2
+    moment = page.locator("#ground-timeline .moment").first
+    start = float(re.search(r"from ([\d.]+) to", moment.get_attribute("aria-label"))[1])
+    moment.press("Enter")
+    at = page.evaluate("document.querySelector('#ground-player video').currentTime")
+    assert start - 0.01 <= at <= start + 2.0
+    with page.expect_download() as taken:
+        page.click("#ground-json")
+    assert '"groundings"' in Path(taken.value.path()).read_text()
+
+
+def test_a_question_is_answered_with_its_options(opened: Callable[..., Any]) -> None:
+    page = opened()
+    tab(page, "Ask")
+    page.click("#ask-pick input")
+    page.get_by_role("option", name=re.compile("example")).first.click()
+    playing(page, "#ask-player")
+    page.fill("#ask-question textarea", "What does the red cube do?")
+    page.fill("#ask-options textarea", "It jumps.\nIt falls.")
+    page.click("#ask-go")
+    page.wait_for_selector("#ask-answer .answer")
+    assert page.inner_text("#ask-answer .said") in ("It jumps.", "It falls.")
+    assert page.locator("#ask-answer .options li").count() == 2
+
+
+def test_a_script_is_rendered_and_held_against_the_film(opened: Callable[..., Any]) -> None:
+    page = opened()
+    tab(page, "Loop")
+    page.locator("#loop-cards").get_by_label("What is seen").fill("A red cube jumps.")
+    page.click("#loop-render")
+    done(page, "#loop-screen")
+    page.click("#loop-verify")
+    page.wait_for_selector("#loop-timeline .moment")
+    assert page.wait_for_selector("#loop-sheet img").is_visible()
+    assert "the script says" in page.inner_text("#loop-said")
+    assert page.locator("#loop-cards .head .badge").count() == 1
+
+
+def test_a_film_of_the_gallery_goes_back_to_the_form(opened: Callable[..., Any]) -> None:
+    page = opened()
+    render(page, "A red sphere spins.")
+    done(page)
+    page.fill("#direct-prompt textarea", "Something else.")
+    tab(page, "Gallery")
+    page.get_by_role("button", name="A red sphere spins.").first.click()
+    playing(page, "#gallery-film")
+    page.click("#gallery-back")
+    page.wait_for_selector("#direct-cards", state="visible")
+    assert page.locator("#direct-cards").get_by_label("What is seen").input_value() == "A red sphere spins."
+    done(page)
+
+
+def test_nothing_overflows_at_a_phones_width(opened: Callable[..., Any]) -> None:
+    page = opened(390, 844)
+    page.get_by_label("Shots", exact=True).check()
+    page.get_by_role("button", name="Add a shot").click()
+    cards = [page.locator("#direct-cards .card").nth(i).bounding_box() for i in range(2)]
+    assert cards[1]["y"] >= cards[0]["y"] + cards[0]["height"]  # they stack
+    for name in ("Direct", "Ground", "Ask", "Loop", "Gallery"):
+        tab(page, name)
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
