@@ -76,7 +76,7 @@ def build(services: Services, page: gr.Blocks, tab: gr.Tab) -> picker.Picker:
         except ERRORS as error:
             raise refused("Not captioned", error) from error
 
-    def render(written: dict[str, Any], request: gr.Request) -> str:
+    def put_in_line(written: dict[str, Any], request: gr.Request) -> str:
         try:
             return services.submit({"script": form.script_of(written).to_dict()}, services.client(request))
         except ERRORS as error:
@@ -144,7 +144,7 @@ def build(services: Services, page: gr.Blocks, tab: gr.Tab) -> picker.Picker:
         caption, choice.player, cards, concurrency_limit=1, concurrency_id="grounder", show_progress_on=[describe],
         api_visibility="private",
     )  # fmt: skip
-    show(go.click(render, cards, job, **QUIET))
+    show(go.click(put_in_line, cards, job, **QUIET))
     show(again.click(render_failed, [job, failed], job, **QUIET))
     stop.click(cancel, job, None, queue=False, **QUIET)
     check.click(

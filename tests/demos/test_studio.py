@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -121,6 +122,11 @@ def playing(page: Any, player: str) -> str:
 def test_the_page_is_up_in_five_seconds_and_without_a_model(studio: Studio) -> None:
     # Of its own process, so that it says the same on a machine that does other things besides.
     assert studio.cpu_seconds <= 5.0
+
+
+def test_what_is_open_to_programs_is_named_and_no_more(studio: Studio) -> None:
+    info = json.loads(urllib.request.urlopen(f"{studio.url}/gradio_api/info", timeout=60).read())
+    assert sorted(info["named_endpoints"]) == ["/ask", "/ground", "/render"]
 
 
 def test_a_film_comes_from_a_prompt_and_one_shot_of_it_is_taken_again(opened: Callable[..., Any]) -> None:
