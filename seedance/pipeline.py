@@ -530,17 +530,7 @@ class Seedance:
             script: new words, with as many shots; by default those of the film.
             seed: of the new noise; by default one after the film's.
         """
-        wanted = sorted(set(shots))
-        if not wanted or wanted[0] < 1 or wanted[-1] > len(film.plan.frames):
-            raise SeedanceError(f"shots: {list(shots)}; the film has shots 1 to {len(film.plan.frames)}")
-        plan = replace(film.plan, seed=film.plan.seed + 1 if seed is None else seed)
-        if script is not None:
-            words = read_script(script)
-            if len(words.shots) != len(plan.frames):
-                raise SeedanceError(
-                    f"script: has {len(words.shots)} shots, the film {len(plan.frames)}; give one caption per shot"
-                )
-            plan = replace(plan, script=_with_seconds(words, plan.frames, plan.fps))
+        plan, wanted = retake_plan(film, shots, script, seed)
         anew = torch.isin(_shot_of(plan), torch.tensor(wanted))
         anew[list(film.given)] = False
         said = f"re-take of shots {', '.join(map(str, wanted))}"
@@ -938,6 +928,27 @@ def seen_shots(script: Script, wanted: Sequence[int], most: int = CONTEXT) -> li
     after = [k for k in others if k > begin]
     order = [*before[:1], *sorted(k for k in first or {others[0]} if k is not None), *before, *after]
     return sorted(list(dict.fromkeys(order))[:most])
+
+
+def retake_plan(
+    film: LatentFilm, shots: Sequence[int], script: Script | str | dict[str, Any] | None, seed: int | None
+) -> tuple[Plan, list[int]]:
+    """The plan of a film of which some shots are made anew, and their numbers in order; as :meth:`Seedance.retake`.
+
+    Raises SeedanceError for shots that the film has not, and for words of another number of shots.
+    """
+    wanted = sorted(set(shots))
+    if not wanted or wanted[0] < 1 or wanted[-1] > len(film.plan.frames):
+        raise SeedanceError(f"shots: {list(shots)}; the film has shots 1 to {len(film.plan.frames)}")
+    plan = replace(film.plan, seed=film.plan.seed + 1 if seed is None else seed)
+    if script is not None:
+        words = read_script(script)
+        if len(words.shots) != len(plan.frames):
+            raise SeedanceError(
+                f"script: has {len(words.shots)} shots, the film {len(plan.frames)}; give one caption per shot"
+            )
+        plan = replace(plan, script=_with_seconds(words, plan.frames, plan.fps))
+    return plan, wanted
 
 
 def read_script(script_or_prompt: Script | str | dict[str, Any]) -> Script:

@@ -20,13 +20,13 @@ Notable choices:
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import Any
 
 import torch
 from torch import nn
 
+from shots.runtime.vision import torchao_quantization
 from unitime.errors import UniTimeError
 
 QUANTIZATIONS = ("int8", "int4")
@@ -67,10 +67,7 @@ def check(how: str | None) -> None:
 def _torchao(how: str) -> Any:
     if how not in QUANTIZATIONS:
         raise UniTimeError(f"quantization: {how!r} is not one of {', '.join(QUANTIZATIONS)}")
-    # Its compiled kernels are for CUDA and other versions of Python; it warns of each that it cannot load.
-    logging.getLogger("torchao").setLevel(logging.ERROR)
     try:
-        import torchao.quantization
+        return torchao_quantization()
     except ImportError as error:
         raise UniTimeError(f"quantization: {how} needs torchao ({error}); pip install 'seedance[open]'") from error
-    return torchao.quantization

@@ -17,7 +17,6 @@ Notable choices:
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from torch import nn
 
 from seedance.acceleration.options import QUANTIZATION
 from seedance.errors import SeedanceError
+from shots.runtime.vision import torchao_quantization
 
 _BLOCKS = ("blocks", "transformer_blocks", "single_transformer_blocks")
 
@@ -56,10 +56,7 @@ def quantize(model: nn.Module, how: str, device: torch.device) -> int:
 def _torchao(how: str) -> Any:
     if how not in QUANTIZATION:
         raise SeedanceError(f"quantization: {how!r} is not one of {', '.join(QUANTIZATION)}")
-    # Its compiled kernels are for other systems too; it warns of each that it cannot load.
-    logging.getLogger("torchao").setLevel(logging.ERROR)
     try:
-        import torchao.quantization
+        return torchao_quantization()
     except ImportError as error:
         raise SeedanceError(f"quantization: {how} needs torchao ({error}); pip install 'seedance[open]'") from error
-    return torchao.quantization

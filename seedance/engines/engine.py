@@ -47,6 +47,7 @@ from seedance.pipeline import (
     make_plan,
     package_version,
     read_script,
+    retake_plan,
     to_uint8,
 )
 from seedance.shapes import Ratio
@@ -344,17 +345,7 @@ class DiffusersSeedance(Seedance):
         A shot begins from the frame that `carry` gives it in the film as it stands; where the checkpoint takes last
         frames and the next shot began from this one's, it ends on the frame the next begins with.
         """
-        wanted = sorted(set(shots))
-        if not wanted or wanted[0] < 1 or wanted[-1] > len(film.plan.frames):
-            raise SeedanceError(f"shots: {list(shots)}; the film has shots 1 to {len(film.plan.frames)}")
-        plan = replace(film.plan, seed=film.plan.seed + 1 if seed is None else seed)
-        if script is not None:
-            words = read_script(script)
-            if len(words.shots) != len(plan.frames):
-                raise SeedanceError(
-                    f"script: has {len(words.shots)} shots, the film {len(plan.frames)}; give one caption per shot"
-                )
-            plan = replace(plan, script=_with_seconds(words, plan.frames, plan.fps))
+        plan, wanted = retake_plan(film, shots, script, seed)
         settings = self._settings(how)
         meter = _Meter(how.get("callback"), settings.steps * len(wanted))
         return self._film(plan, {}, settings, meter, kept=film, wanted=wanted)

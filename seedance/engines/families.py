@@ -15,6 +15,7 @@ Notable choices:
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -56,7 +57,7 @@ class Start:
     call: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the pipeline
 
 
-class Family:
+class Family(ABC):
     """One family. `classes` are the pipelines whose folders belong to it, `parts` the class each part must have."""
 
     name: ClassVar[str]
@@ -67,23 +68,23 @@ class Family:
     embeds: ClassVar[tuple[str, ...]] = ("prompt_embeds", "negative_prompt_embeds")  # what encode_prompt returns
     fp32_vae: ClassVar[bool] = False
 
+    @abstractmethod
     def ratio(self, checkpoint: Checkpoint) -> Ratio:
         """How the checkpoint's pixels become latents and tokens."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tasks(self, checkpoint: Checkpoint) -> frozenset[str]:
         """What it can be given beside words: "text" (nothing), "image" (a first frame), "last" (a last one too); "last"
         alone is a model that needs both."""
-        raise NotImplementedError
 
+    @abstractmethod
     def start(self, checkpoint: Checkpoint) -> Start:
         """Sizes, steps and guidance to begin with."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pipeline(self, checkpoint: Checkpoint, task: str) -> str:
         """The class of diffusers that does `task` ("text", "image" or "last") with this checkpoint's parts, or that
         turns its prompts into states ("words")."""
-        raise NotImplementedError
 
     def fit_size(self, checkpoint: Checkpoint, height: int, width: int) -> tuple[int, int]:
         """The nearest size the checkpoint renders."""

@@ -1,4 +1,4 @@
-"""The only door through which torchvision and transformers are imported.
+"""The only door through which torchvision, transformers and torchao are imported.
 
 torchvision's PyPI wheel is a CUDA build. Beside a CPU torch its compiled operators do not load, and importing it (and
 with it almost any model of transformers) fails with "operator torchvision::nms does not exist". Everything we use of it
@@ -64,5 +64,13 @@ def transformers() -> ModuleType:
     _guard()
     _quieten()
     import transformers as module
+
+    return module
+
+
+def torchao_quantization() -> ModuleType:
+    """The module torchao.quantization, which need not be installed: raises ImportError then."""
+    _quieten()
+    import torchao.quantization as module
 
     return module

@@ -8,6 +8,7 @@ temporary file of its own, wherever that lies, and only then lets us refuse it.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -72,7 +73,7 @@ async def receive_file(request: Request, write: Callable[[bytes], None], *, seco
     return part.name
 
 
-class _Listener:
+class _Listener(ABC):
     """What the parser calls, as far as it is the same for all bodies: the headers of the parts, and the end."""
 
     def __init__(self) -> None:
@@ -106,11 +107,13 @@ class _Listener:
             self._disposition = self._value
         self._field = self._value = b""
 
+    @abstractmethod
     def on_headers_finished(self) -> None:
-        raise NotImplementedError
+        """The part is known by its disposition."""
 
+    @abstractmethod
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        raise NotImplementedError
+        """Some of the part's data."""
 
     def on_end(self) -> None:
         self.ended = True
