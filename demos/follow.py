@@ -71,8 +71,8 @@ def _words(job: Job, progress: Progress) -> str:
         ahead = progress.position
         return "Next in line" if ahead == 0 else f"Waiting for {ahead} film{'s' if ahead > 1 else ''} before it"
     if job.status == "in_progress":
-        stage = progress.stage.capitalize()
-        return f"{stage}, step {progress.step} of {progress.steps}" if progress.steps else stage
+        stage, what = progress.stage.capitalize(), "step" if progress.stage == "rendering" else "frame"
+        return f"{stage}, {what} {progress.step} of {progress.steps}" if progress.steps else stage
     if job.status == "completed":
         took = (job.completed_at or 0) - (job.started_at or 0)
         notes = "".join(f" Note: {note}." for note in job.result.get("warnings") or ())

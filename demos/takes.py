@@ -95,4 +95,5 @@ class _Takes:
 
     def video(self, film: LatentFilm) -> Video:
         """The film decoded, to be looked at."""
-        return self._pipe.video(film)
+        part = self._part
+        return self._pipe.video(film, callback=lambda done, total: part(1.0, "decoding", done, total))

@@ -69,6 +69,9 @@ SAMPLERS = {"multistep": samplers.multistep, "euler": samplers.euler}
 Callback = Callable[[int, int, Tensor], None]
 """``callback(step, steps, preview)``: steps done, steps in all, the latents (B, C, t, h, w) the film is heading for."""
 
+Decoded = Callable[[int, int], None]
+"""``callback(frames, total)``: how many of a film's frames are decoded, and how many it has."""
+
 
 @dataclass(frozen=True)
 class Defaults:
@@ -702,20 +705,32 @@ class Seedance:
                     yield pixels[: frames - done]
                 done += len(pixels)
 
-    def video(self, film: LatentFilm) -> Video:
-        """Decodes a film whole."""
+    def video(self, film: LatentFilm, *, callback: Decoded | None = None) -> Video:
+        """Decodes a film whole; ``callback`` as for :meth:`write`."""
         from shots.video import Video
 
         started = time.perf_counter()
-        frames = np.concatenate(list(self.decode(film)))  # (T, H, W, 3)
+        frames = np.concatenate(list(self._decoded(film, callback)))  # (T, H, W, 3)
         film.record.setdefault("timings", {})["decoding"] = time.perf_counter() - started
         fps = film.plan.fps
         return Video(
             frames=frames, fps=fps, times=np.arange(len(frames)) / fps, cuts=cut_times(film.plan), record=film.record
         )
 
-    def write(self, film: LatentFilm, path: str | Path, *, record: bool = True, crf: int = 18) -> dict[str, Any]:
-        """Decodes a film straight into a file, chunk by chunk. Returns the record that was written."""
+    def write(
+        self,
+        film: LatentFilm,
+        path: str | Path,
+        *,
+        record: bool = True,
+        crf: int = 18,
+        callback: Decoded | None = None,
+    ) -> dict[str, Any]:
+        """Decodes a film straight into a file, chunk by chunk. Returns the record that was written.
+
+        ``callback(frames, total)`` is told how many of the film's frames are there, at first 0 and then after every
+        chunk; what it raises ends the decoding, and nothing is left of the file.
+        """
         from shots.video import VideoWriter
 
         started = time.perf_counter()
@@ -723,10 +738,21 @@ class Seedance:
         with VideoWriter(
             path, fps=plan.fps, height=plan.height, width=plan.width, record=film.record if record else None, crf=crf
         ) as writer:
-            for frames in self.decode(film):
+            for frames in self._decoded(film, callback):
                 writer.write(frames)
             film.record.setdefault("timings", {})["decoding and writing"] = time.perf_counter() - started
         return film.record
+
+    def _decoded(self, film: LatentFilm, callback: Decoded | None) -> Iterator[np.ndarray]:
+        """:meth:`decode`, with somebody told of every chunk."""
+        done, total = 0, sum(film.plan.frames)
+        if callback is not None:
+            callback(done, total)
+        for frames in self.decode(film):
+            yield frames
+            done += len(frames)
+            if callback is not None:
+                callback(done, total)
 
     def render_to(
         self, path: str | Path, script_or_prompt: Script | str | dict[str, Any], **options: Any

@@ -12,8 +12,8 @@ Notable choices:
 - It lives as long as its standard input: when the server is gone, however it went, the renderer goes at once.
 - What makes a film is named as "module:function" and imported here: `load(model, device, **options)` gives a function
   `make(task, report)`. So the server can add what `seedance` must not import, such as a verifier.
-- A cancelled job is noticed at its next report: `report` raises Cancelled, which runs through sampler and writer, and
-  they leave nothing behind.
+- A cancelled job is noticed at its next report, which comes with every step and with every few frames that are decoded:
+  `report` raises Cancelled, which runs through sampler and writer, and they leave nothing behind.
 - Previews are a few frames of where the latents are heading, never in more than a tenth of the time.
 """
 
@@ -153,9 +153,16 @@ def sampling(pipe: Seedance, task: Task, report: Report, lengths: Sequence[int])
 
 def write(pipe: Seedance, film: LatentFilm, task: Task, report: Report) -> dict[str, Any]:
     """Put a film, its latents and its record into the task's folder. Returns what is said of it."""
-    report(0.0, "writing")
-    film.save(task.folder / "film.state.safetensors")
-    record = pipe.write(film, task.folder / "film.mp4")
+    state = task.folder / "film.state.safetensors"
+    try:
+        report(0.0, "writing")
+        film.save(state)
+        record = pipe.write(
+            film, task.folder / "film.mp4", callback=lambda done, total: report(done / total, "writing", done, total)
+        )
+    except BaseException:
+        state.unlink(missing_ok=True)  # nothing can be re-taken from a film that is not there
+        raise
     return {name: record[name] for name in ("warnings", "timings", "frames") if name in record}
 
 

@@ -339,13 +339,23 @@ def test_films_are_made_cancelled_retaken_and_outlive_their_renderer(jobs: Jobs)
             assert last.error_code == ("cancelled" if end == "cancel" else "worker_died")
             assert list(jobs.place(job.id).glob("*film*")) == []
 
+        many = jobs.submit({"prompt": "A red cube.", "steps": 1, "width": 16, "height": 16, "seconds": 300})
+        for state in jobs.follow(many.id, timeout=60):
+            now = jobs.progress(many.id)
+            if now.stage == "writing" and now.step:
+                assert state.status == "in_progress" and now.step < now.steps == 3600
+                break
+        jobs.cancel(many.id)
+        assert [*jobs.follow(many.id, timeout=60)][-1].status == "cancelled"  # in the midst of being decoded
+        assert list(jobs.place(many.id).glob("*film*")) == []
+
         last_job = jobs.submit({"prompt": "A red cube.", "verify": True})  # in the renderer started anew
         assert [*jobs.follow(last_job.id, timeout=120)][-1].error_code == "invalid_request"
         running = jobs.submit(long)
         while jobs.progress(running.id).stage != "rendering":
             time.sleep(0.02)
         pid = workers.pids()[0]
-    assert jobs.get(running.id).status == "interrupted" and len(ended) == 6
+    assert jobs.get(running.id).status == "interrupted" and len(ended) == 7
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 

@@ -215,6 +215,34 @@ def test_the_callback_sees_every_step_and_its_exception_stops_the_render(pipe: S
     assert not list(tmp_path.iterdir())
 
 
+def test_decoding_tells_of_every_chunk_and_stops_at_the_next_one(pipe: Seedance, tmp_path: Path) -> None:
+    film = pipe.take("A red cube. [cut] A blue sphere.", num_frames=25, steps=1)
+    seen: list[tuple[int, int]] = []
+    pipe.write(film, tmp_path / "film.mp4", callback=lambda done, total: seen.append((done, total)))
+    assert seen[0] == (0, 50) and seen[-1] == (50, 50) and len(seen) >= 5  # two chunks a shot
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+
+    class Stop(Exception):
+        pass
+
+    decoded: list[int] = []
+
+    def stop(done: int, total: int) -> None:
+        decoded.append(done)
+        if done:
+            raise Stop
+
+    for decode in (
+        lambda: pipe.write(film, tmp_path / "other.mp4", callback=stop),
+        lambda: pipe.video(film, callback=stop),
+    ):
+        decoded.clear()
+        with pytest.raises(Stop):
+            decode()
+        assert len(decoded) == 2 and decoded[1] < 25  # after the first chunk of the first shot
+    assert [path.name for path in tmp_path.iterdir() if "other" in path.name] == []
+
+
 def test_a_negative_prompt_changes_the_film(pipe: Seedance) -> None:
     plain, led = (pipe("A red cube.", negative_prompt=words, seed=1).frames for words in ("", "a blue sphere"))
     assert not np.array_equal(plain, led)
