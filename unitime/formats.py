@@ -9,7 +9,7 @@ format       where a time is seen           what is asked                       
 unitime      text before every unit         a second turn, after an instruction         stamps, the mean of a unit
 qwen2.5-vl   positions alone, in one block  in the video's turn                         every half second
 qwen3-vl     `<3.2 seconds>` before a unit  in the video's turn                         every half second
-timelens-7b  `3.0s` before every unit       in the video's turn, after its preamble     stamps, the first of a unit
+timelens-7b  `3.0s` before every frame      in the video's turn, after its preamble     stamps
 timelens-8b  as qwen3-vl                    in the video's turn                         every half second
 ===========  =============================  ==========================================  ===========================
 
@@ -18,12 +18,20 @@ Notable choices:
 - A format is found, in this order, by what the caller names, by ``unitime.json`` of the folder, by the checkpoint's
   name (TimeLens' configurations are those of their bases), by a LoRA adapter (UniTime's way of publishing), and by the
   type of the model. A folder under another name can so be put right with one argument or one file.
-- TimeLens (arXiv 2512.14698) and its evaluation of the Qwen bases ask with one sentence and want "The event happens in
-  a - b seconds." back, at 2 frames a second and 14,336 visual tokens, at least 64 a unit. TimeLens-7B is shown each
-  unit as a block of its own behind the time of its first frame, and was trained to answer with those times. How its
-  time is written ("10.2s") follows the paper; its own processor was not at hand to compare with.
-- Qwen3-VL's frames stand as transformers 4.57 put them, with which it and TimeLens-8B came: in place of the template's
-  own vision tokens, which later versions leave around all of them.
+- TimeLens (arXiv 2512.14698, C.2; `evaluation/utils.py` and `training/data/grounding.py` of TencentARC/TimeLens) and its
+  evaluation of the Qwen bases ask with one sentence and want "The event happens in a - b seconds." back, at 2 frames a
+  second and 14,336 visual tokens, at least 64 a unit.
+- TimeLens-7B was shown every second of those frames as a picture of its own, twice in its unit, behind its time, in
+  place of the template's vision tokens. The paper says so, and two programs that feed its processor rebuild it so:
+  yiqiu0215/TimeLoc (`training/data/time_interleave.py`: frames [::2] doubled, their index over the rate before each
+  block) and Viiitoo/StreamRecall (`streamtimelens/src/streamtimelens/refiner/timelens_adapter.py`: f0, f0, f1, f1).
+  How the time is written is less sure: one decimal, "10.2s" in the paper's table 2 and section 5.1, "10.2 seconds" in
+  C.2; its `processing_timelens.py` was not at hand. ``{"prompts": {"marker": "{t} seconds"}}`` in a ``unitime.json``
+  beside the weights takes the other.
+- Qwen3-VL's frames stand as ``<t seconds><|vision_start|>...<|vision_end|>`` in place of the template's own vision
+  tokens, t the mean of a unit's two times: transformers 4.57 (`processing_qwen3_vl.py`), with which it and TimeLens-8B
+  came, replaces all three of them, and so does vLLM (`vllm/model_executor/models/qwen3_vl.py`, whose target for a video
+  is the three together). That transformers 5 leaves the outer two around all frames is not what the weights saw.
 - TimeLens-8B and the bases answer with any time. A choice among all tenths of a second would spread each start over ten
   answers; half a second is what 2 frames a second can tell.
 - The bases and TimeLens know no coarse answer. They take up to 1,024 s in one pass, as they were trained to, and only
@@ -87,7 +95,7 @@ FORMATS: dict[str, Format] = {
     "qwen2.5-vl": Format(_asked(one_block=True), _SEEN | {"answer_step": 0.5}),
     "qwen3-vl": _QWEN3,
     "timelens-7b": Format(
-        _asked(marker="{t}s", query=_STAMPED + _WHEN, coarse_query=_STAMPED + _PARTS), _SEEN | {"stamp_at": "first"}
+        _asked(marker="{t}s", query=_STAMPED + _WHEN, coarse_query=_STAMPED + _PARTS), _SEEN | {"still": True}
     ),
     "timelens-8b": _QWEN3,
 }

@@ -14,6 +14,7 @@ Notable choices:
 - There the budget decides how many frames are looked at, not a rate, so a clip of 10 s is sampled at 10.8 frames a
   second and neighbouring stamps, which have one decimal, may be equal. `max_fps` stops that.
 - With `max_fps` or `pair_gap` the stamps of a plan differ from each other, so that each names one unit.
+- `still` shows one picture twice in each unit, for checkpoints that were trained on frames as single pictures.
 - Some checkpoints name times that were not shown as stamps. For those `answer_step` says which times an answer may name
   (:meth:`FrameRule.answer_times`).
 - Above `long_limit` a coarse pass shows no more units than `long_limit` seconds hold at its rate, as released; whoever
@@ -105,8 +106,9 @@ class FrameRule:
     same at any rate; None: all raw frames are uniform. shrink: how token grids are compressed; "bilinear" as published
     reads at most four tokens for each new one, "area" takes the mean of all, as a model shown one token a unit needs.
     answer_seconds: a moment is widened to so many seconds before a question is answered from it.
-    stamp_at: whether a unit's stamp is the "mean" of its frames' times or the "first" of them. answer_step: seconds
-    between the times that an answer may name; None: the stamps, as published.
+    stamp_at: whether a unit's stamp is the "mean" of its frames' times or the "first" of them. still: whether all frames
+    of a unit are its first one. answer_step: seconds between the times that an answer may name; None: the stamps, as
+    published.
     Raises UniTimeError for a value that can give no plan.
     """
 
@@ -128,6 +130,7 @@ class FrameRule:
     shrink: Literal["bilinear", "area"] = "bilinear"
     answer_seconds: float = 32.0
     stamp_at: Literal["mean", "first"] = "mean"
+    still: bool = False
     answer_step: float | None = None
 
     def __post_init__(self) -> None:
@@ -151,6 +154,8 @@ class FrameRule:
             raise UniTimeError(f"shrink: {self.shrink!r}; 'bilinear' or 'area' is needed")
         if self.stamp_at not in ("mean", "first"):
             raise UniTimeError(f"stamp_at: {self.stamp_at!r}; 'mean' or 'first' is needed")
+        if not isinstance(self.still, bool):
+            raise UniTimeError(f"still: {self.still!r}; true or false is needed")
         if self.answer_step is not None and self.answer_step < 0.1:
             raise UniTimeError(f"answer_step: {self.answer_step:g}; times have one decimal, so at least 0.1 is needed")
         if self.min_tokens > self.max_tokens:
@@ -186,6 +191,8 @@ class FrameRule:
             count = min(count, self.coarse_floor)
         units = self._units(count, span)
         times = self._times(units, start, end)
+        if self.still:
+            times = np.repeat(times[:, :1], self.temporal_patch, axis=1)
         per_second = units / span
         if not fine and span > self.long_limit and (most := max(1, int(self.long_limit * per_second))) < units:
             times = times[np.rint(np.linspace(0, units - 1, most)).astype(int)]

@@ -22,6 +22,7 @@ from unitime.formats import FORMATS, recognise
 from unitime.frames import FrameRule
 from unitime.model import VisionLanguageModel
 from unitime.prompts import parse_windows
+from unitime.reading import read_units
 from unitime.sequence import build_prefix, continuation
 
 TEMPLATE = (
@@ -105,11 +106,16 @@ def test_a_prompt_has_the_tokens_that_the_familys_own_processor_makes(
     assert torch.equal(mine, theirs)
 
 
-def test_timelens_7b_is_shown_the_time_of_each_units_first_frame_in_the_turn_of_the_question(
-    bare: dict[str, Path],
+def test_timelens_7b_is_shown_single_frames_behind_their_times_in_the_turn_of_the_question(
+    bare: dict[str, Path], film: Callable[..., Any]
 ) -> None:
     model = VisionLanguageModel.from_pretrained(bare["qwen2_5_vl"], device="cpu", prompts="timelens-7b")
     plan = model.rule.plan(duration=4.0, height=56, width=56)
+    paired = dataclasses.replace(model.rule, still=False).plan(duration=4.0, height=56, width=56)
+    assert np.array_equal(plan.times, np.repeat(paired.times[:, :1], 2, axis=1))  # every second one, twice
+    units = np.concatenate(list(read_units(film(4.0), plan)))
+    assert units.shape[:2] == plan.times.shape
+    assert np.array_equal(units[:, 0], units[:, 1]) and len({unit.tobytes() for unit in units}) > 1
     ids, _ = spoken(model, plan, "a cat jumps")
     text = model.tokenizer.decode(ids).replace("<|video_pad|>", "")
     stamps = [round(float(first), 1) for first in plan.times[:, 0]]
@@ -159,7 +165,7 @@ def test_the_callers_word_goes_before_the_folders_and_the_folders_before_the_gue
     assert chosen().prompts.fine.startswith("This is a sequence")
     again = VisionLanguageModel.from_pretrained(chosen(prompts="timelens-7b").save_pretrained(tmp_path / "saved"))
     assert again.prompts == FORMATS["timelens-7b"].prompts
-    assert again.rule.stamp_at == "first"
+    assert again.rule.still
 
 
 def test_words_that_name_no_format_or_the_wrong_one_are_refused_before_weights_are_read(
