@@ -18,9 +18,9 @@ Notable choices:
 - A format is found, in this order, by what the caller names, by ``unitime.json`` of the folder, by the checkpoint's
   name (TimeLens' configurations are those of their bases), by a LoRA adapter (UniTime's way of publishing), and by the
   type of the model. A folder under another name can so be put right with one argument or one file.
-- TimeLens (arXiv 2512.14698, C.2; `evaluation/utils.py` and `training/data/grounding.py` of TencentARC/TimeLens) and its
-  evaluation of the Qwen bases ask with one sentence and want "The event happens in a - b seconds." back, at 2 frames a
-  second and 14,336 visual tokens, at least 64 a unit.
+- TimeLens (arXiv 2512.14698, C.2; `evaluation/utils.py` and `training/data/grounding.py` of TencentARC/TimeLens) asks
+  with one sentence, and so does its evaluation of the Qwen bases, and wants "The event happens in a - b seconds." back,
+  at 2 frames a second and 14,336 visual tokens, at least 64 a unit.
 - TimeLens-7B was shown every second of those frames as a picture of its own, twice in its unit, behind its time, in
   place of the template's vision tokens. The paper says so, and two programs that feed its processor rebuild it so:
   yiqiu0215/TimeLoc (`training/data/time_interleave.py`: frames [::2] doubled, their index over the rate before each

@@ -106,9 +106,9 @@ class FrameRule:
     same at any rate; None: all raw frames are uniform. shrink: how token grids are compressed; "bilinear" as published
     reads at most four tokens for each new one, "area" takes the mean of all, as a model shown one token a unit needs.
     answer_seconds: a moment is widened to so many seconds before a question is answered from it.
-    stamp_at: whether a unit's stamp is the "mean" of its frames' times or the "first" of them. still: whether all frames
-    of a unit are its first one. answer_step: seconds between the times that an answer may name; None: the stamps, as
-    published.
+    stamp_at: whether a unit's stamp is the "mean" of its frames' times or the "first" of them. still: whether all
+    frames of a unit are its first one. answer_step: seconds between the times that an answer may name; None: the
+    stamps, as published.
     Raises UniTimeError for a value that can give no plan.
     """
 
