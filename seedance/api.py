@@ -24,7 +24,6 @@ from seedance.acceleration.options import DEFAULT_CACHE, Acceleration
 from seedance.errors import SeedanceError
 
 if TYPE_CHECKING:
-    from seedance.acceleration.fit import Fit
     from shots.loop import Verifier
 
 log = logging.getLogger("seedance")
@@ -229,18 +228,14 @@ def render(
         "num_frames": request.num_frames,
         "fps": request.fps,
     }
-    defaults.check(
-        image=request.image is not None, last_image=request.last_image is not None, sampler=request.sampler,
-        carry=request.carry, lora=request.lora, transformer=request.transformer,
-    )  # fmt: skip
-    if pipeline is not None and (request.lora or request.transformer):
-        raise SeedanceError("lora, transformer: the model is loaded already; give them when it is loaded")
+    ends = {"image": request.image is not None, "last_image": request.last_image is not None}
+    _check_model(request, defaults, pipeline, **ends)
     # All of them, before the model is loaded.
     settled = [make_plan(script, defaults, seed=seed, **sizes) for script in scripts]
     for plan in settled:
         takes.check_around(request, plan)
     acceleration = settle_acceleration(request, defaults, settled)
-    if pipeline is not None and acceleration.used():
+    if pipeline is not None and request.acceleration.used():
         raise SeedanceError("acceleration: the model is loaded already; say it when it is loaded")
     if request.dry_run:
         made = [
@@ -309,10 +304,17 @@ def _resume(
     words = takes.check_resumed(request, scripts, film)
     (path,) = _paths(request, 1)
     takes.check_around(request, film.plan)
-    acceleration = settle_acceleration(request, model_defaults(request.model), [film.plan])
+    defaults = model_defaults(request.model) if pipeline is None else pipeline.defaults
+    _check_model(request, defaults, pipeline)
+    acceleration = settle_acceleration(request, defaults, [film.plan])
+    if not request.lora and (worn := [said["file"] for said in film.record.get("lora", ())]) and pipeline is None:
+        log.warning("warning: the film was made with %s, new shots are made without; say lora too", ", ".join(worn))
     model: Any = pipeline or Seedance.from_pretrained(
-        request.model, dtype=request.dtype, device=request.device, acceleration=acceleration
-    )
+        request.model, dtype=request.dtype, device=request.device, lora=request.lora, transformer=request.transformer,
+        acceleration=acceleration,
+    )  # fmt: skip
+    if request.carry is not None:
+        model.carry = request.carry
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
     film = takes.resume(model, film, request, words, seed, progress)
     return RenderResult([_finish(model, film, path, request, progress, verifier)], request.profile)
@@ -352,6 +354,15 @@ def _kept(film: Any, path: Path) -> Iterator[None]:
     path.unlink(missing_ok=True)
 
 
+def _check_model(request: RenderRequest, defaults: Any, pipeline: Any, **given: bool) -> None:
+    """Holds what a request says of the model's parts against the model, before it is loaded."""
+    defaults.check(
+        sampler=request.sampler, carry=request.carry, lora=request.lora, transformer=request.transformer, **given
+    )  # fmt: skip
+    if pipeline is not None and (request.lora or request.transformer):
+        raise SeedanceError("lora, transformer: the model is loaded already; give them when it is loaded")
+
+
 def settle_acceleration(request: RenderRequest, defaults: Any, plans: Sequence[Any]) -> Acceleration:
     """What saves time and memory, checked against the model, with the offload level that lets every film fit.
 
@@ -363,20 +374,18 @@ def settle_acceleration(request: RenderRequest, defaults: Any, plans: Sequence[A
     asked.check(native=not isinstance(defaults, OpenDefaults))
     if not isinstance(defaults, OpenDefaults):
         return asked
-    from seedance.acceleration.fit import LEVELS
+    from seedance.acceleration.fit import settle
 
-    found = [_fit(plan, request, defaults) for plan in plans]
-    level = max((one.offload for one in found), key=LEVELS.index)
-    return replace(asked, offload=level, tiling=asked.tiling or any(one.tiling for one in found))
+    (device, dtype), checkpoint = _where(request), defaults.checkpoint
+    assert checkpoint is not None
+    return settle(checkpoint, plans, device=device, dtype=dtype, acceleration=asked)
 
 
-def _fit(plan: Any, request: RenderRequest, defaults: Any) -> Fit:
-    from seedance.acceleration.fit import fit
+def _where(request: RenderRequest) -> tuple[Any, Any]:
     from shots.runtime.device import pick_device, pick_dtype
 
     device = pick_device(request.device)
-    dtype, _ = pick_dtype(device, request.dtype)
-    return fit(defaults.checkpoint, plan, device=device, dtype=dtype, acceleration=request.acceleration)
+    return device, pick_dtype(device, request.dtype)[0]
 
 
 def estimate(plan: Any, request: RenderRequest) -> dict[str, Any]:
@@ -389,16 +398,18 @@ def estimate(plan: Any, request: RenderRequest) -> dict[str, Any]:
     from seedance.pipeline import model_config, model_defaults
     from seedance.shapes import LatentShape
     from seedance.vae import VAEConfig, VideoVAE
-    from shots.runtime.device import pick_device, pick_dtype
     from shots.runtime.speed import peak_flops
 
-    defaults = model_defaults(request.model)
+    defaults, (device, dtype) = model_defaults(request.model), _where(request)
     if isinstance(defaults, OpenDefaults):
+        from seedance.acceleration.fit import fit
+
+        assert defaults.checkpoint is not None
         found = estimating.estimate(
             plan, defaults, steps=request.steps, guidance_scale=request.guidance_scale, device=request.device,
             dtype=request.dtype, utilisation=UTILISATION,
         )  # fmt: skip
-        fits = _fit(plan, request, defaults)
+        fits = fit(defaults.checkpoint, plan, device=device, dtype=dtype, acceleration=request.acceleration)
         peak = max(fits.stages.values())
         return {**found, "memory_bytes": peak, **fits.to_dict(), "acceleration": request.acceleration.used()}
     with torch.device("meta"):
@@ -410,8 +421,6 @@ def estimate(plan: Any, request: RenderRequest) -> dict[str, Any]:
     branches = 1 if scale == 1 else 2
     sampling = transformer.flops(plan.latent_shape, words) * steps * branches
     decoding = sum(vae.decode_flops(LatentShape(n, *plan.grid)) for n in plan.latent_frames)
-    device = pick_device(request.device)
-    dtype, _ = pick_dtype(device, request.dtype)
     weights = sum(p.numel() for m in (transformer, vae) for p in m.parameters()) * dtype.itemsize
     # The widest activations of a pass: a SwiGLU's two halves and its inputs, for every token of every branch.
     config = transformer.config

@@ -212,7 +212,8 @@ def verified(
     )  # fmt: skip
     said = {**result.to_dict(), "retakes": request.retakes}
     plan = replace(result.film.plan, seed=film.plan.seed)
-    return replace(result.film, plan=plan, record={**film.record, "verification": said}), result
+    told = {key: result.film.record[key] for key in ("shots",) if key in result.film.record}  # each of its own take
+    return replace(result.film, plan=plan, record={**film.record, **told, "verification": said}), result
 
 
 def write(model: Any, film: LatentFilm, path: Path, request: RenderRequest, title: str | None) -> None:

@@ -6,8 +6,10 @@
 Notable choices:
 
 - A VAE is one function, `Step`: a chunk of latents and what it kept -> pixels and what the next chunk needs. Causal
-  VAEs then stream exactly (`native_step`, `wan_step`), and their frames come out from the first chunk on; others are
-  one chunk a shot (`whole_step`).
+  VAEs then stream exactly (`native_step`, `wan_step`, `cogvideox_step`, `hunyuan_step`): their frames come out from the
+  first chunk on, and memory does not grow with the shot. Others are one chunk a shot (`whole_step`): LTX-Video's
+  decoder looks ahead. `open_step` knows which VAE of diffusers is which.
+- What a step keeps is its own and not the VAE's, so a shot left half decoded disturbs no other.
 - Tiles are decoded side by side, chunk by chunk, each with what it kept, so tiling streams too. Neighbours overlap, and
   are blended there in pixels, by weights that fall to the tile's edge, where a tile knows least of its surroundings.
 - When memory runs out, decoding begins anew with tiles of half the side, down to eight cells; frames that were given
@@ -19,11 +21,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from seedance.errors import SeedanceError
@@ -53,13 +56,19 @@ class Tiling:
 
 
 def decode(
-    step: Step, z: Tensor, *, chunk: int | None, space: int, tiling: Tiling | None = None, retry: bool = True
+    step: Step,
+    z: Tensor,
+    *,
+    chunk: int | Sequence[int] | None,
+    space: int,
+    tiling: Tiling | None = None,
+    retry: bool = True,
 ) -> Iterator[Tensor]:
     """Pixels (1, 3, n, H, W) of latents z (1, C, t, h, w), in order.
 
     Args:
         step: the VAE.
-        chunk: latent frames at a time; None is all of them.
+        chunk: latent frames at a time, or how many each time; None is all of them.
         space: pixels along a side of a latent cell.
         tiling: None decodes pictures whole until memory runs out.
         retry: whether to go on in tiles when it does.
@@ -71,7 +80,7 @@ def decode(
     while True:
         try:
             skip = given
-            for pixels in _once(step, z, z.shape[2] if chunk is None else chunk, space, tiling):
+            for pixels in _once(step, z, _lengths(chunk, z.shape[2]), space, tiling):
                 fresh = pixels[:, :, min(skip, pixels.shape[2]) :]
                 skip -= pixels.shape[2] - fresh.shape[2]
                 if fresh.shape[2]:
@@ -108,18 +117,27 @@ def _smaller(tiling: Tiling | None, side: int) -> Tiling | None:
     return tiling.halved()
 
 
-def _once(step: Step, z: Tensor, chunk: int, space: int, tiling: Tiling | None) -> Iterator[Tensor]:
+def _lengths(chunk: int | Sequence[int] | None, count: int) -> list[int]:
+    """How many of `count` latent frames each chunk has."""
+    if chunk is None:
+        return [count]
+    if isinstance(chunk, int):
+        return [min(chunk, count - start) for start in range(0, count, chunk)]
+    return list(chunk)
+
+
+def _once(step: Step, z: Tensor, lengths: list[int], space: int, tiling: Tiling | None) -> Iterator[Tensor]:
     _, _, _, h, w = z.shape
     if tiling is None or max(h, w) <= tiling.size:
         kept: Any = None
-        for piece in z.split(chunk, dim=2):
+        for piece in z.split(lengths, dim=2):
             pixels, kept = step(piece, kept)
             yield pixels
         return
     rows, columns = _spans(h, tiling), _spans(w, tiling)
     tiles = [(a, b, c, d) for a, b in rows for c, d in columns]
     held: list[Any] = [None] * len(tiles)
-    for piece in z.split(chunk, dim=2):
+    for piece in z.split(lengths, dim=2):
         blended: Tensor | None = None
         for index, (a, b, c, d) in enumerate(tiles):
             pixels, held[index] = step(piece[:, :, :, a:b, c:d], held[index])
@@ -163,10 +181,29 @@ def native_step(vae: Any) -> Step:
     return lambda z, kept: vae.decode_chunk(z, kept)
 
 
-def wan_step(vae: Any) -> Step:
-    """diffusers' ``AutoencoderKLWan`` (2.1 and 2.2), exactly as its own ``decode`` goes, one latent frame at a time.
+def open_step(vae: Any, count: int, timestep: float | None = None) -> tuple[Step, list[int] | None]:
+    """The step of a VAE of diffusers, and how many of `count` latent frames it takes each time (None is all of them).
 
-    Its ``decode`` holds all frames until the last is done, and its copies grow with the square of their number.
+    Frames are those of ``vae.decode``. ``timestep`` is what VAEs want that remove noise themselves.
+    """
+    match type(vae).__name__:
+        case "AutoencoderKLWan":
+            return wan_step(vae), [1] * count
+        case "AutoencoderKLHunyuanVideo15":
+            return hunyuan_step(vae), [1] * count
+        case "AutoencoderKLCogVideoX":
+            # Its norms are over the frames of a chunk: other chunks than its own would be another film.
+            each = vae.num_latent_frames_batch_size
+            chunks = max(count // each, 1)
+            return cogvideox_step(vae), [count - each * (chunks - 1), *[each] * (chunks - 1)]
+    return whole_step(vae, timestep), None
+
+
+def wan_step(vae: Any) -> Step:
+    """``AutoencoderKLWan`` (2.1 and 2.2), exactly as its own ``decode`` goes, one latent frame at a time through the
+    cache of its convolutions.
+
+    Its ``decode`` holds all frames until the last is done, and copies all of them for every further latent frame.
     """
     count = vae._cached_conv_counts["decoder"]
     patch = vae.config.get("patch_size")
@@ -185,6 +222,100 @@ def wan_step(vae: Any) -> Step:
         return torch.cat(found, 2), kept
 
     return step
+
+
+def cogvideox_step(vae: Any) -> Step:
+    """``AutoencoderKLCogVideoX``, exactly as its own ``decode`` goes, which keeps all frames until the last is done."""
+
+    def step(z: Tensor, kept: Any) -> tuple[Tensor, Any]:
+        return vae.decoder(z if vae.post_quant_conv is None else vae.post_quant_conv(z), conv_cache=kept)
+
+    return step
+
+
+def hunyuan_step(vae: Any) -> Step:
+    """``AutoencoderKLHunyuanVideo15``, whose own ``decode`` keeps nothing from frame to frame and takes a shot at once.
+
+    All of its decoder is causal. So a convolution needs the two frames before its own, attention the keys and values of
+    all frames before (at the latents' own size), and the masks of the square of a shot's tokens are not needed.
+    """
+
+    def step(z: Tensor, kept: _HunyuanDecoder | None) -> tuple[Tensor, _HunyuanDecoder]:
+        kept = kept or _HunyuanDecoder(vae.decoder)
+        return kept(z), kept
+
+    return step
+
+
+@dataclass
+class _HunyuanDecoder:
+    """diffusers' ``HunyuanVideo15Decoder3D`` (a few frames at a time) and what each of its modules kept of a shot."""
+
+    decoder: Any
+    before: dict[int, Tensor] = field(default_factory=dict)  # by convolution: the last frames it saw, (1, C, 2, h, w)
+    seen: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # by attention: keys and values, (1, 1, n, C)
+    begun: bool = False
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Latents (1, C, n, h, w) -> pixels (1, 3, m, H, W)."""
+        model = self.decoder
+        x = self.conv(model.conv_in, z) + z.repeat_interleave(model.repeat, dim=1)
+        x = self.resnet(model.mid_block.resnets[0], x)
+        for attention, resnet in zip(model.mid_block.attentions, model.mid_block.resnets[1:], strict=True):
+            x = self.resnet(resnet, x if attention is None else self.attention(attention, x))
+        for block in model.up_blocks:
+            for resnet in block.resnets:
+                x = self.resnet(resnet, x)
+            for upsampler in block.upsamplers or ():
+                x = self.upsampled(upsampler, x)
+        self.begun = True
+        return self.conv(model.conv_out, model.conv_act(model.norm_out(x)))
+
+    def conv(self, module: Any, x: Tensor) -> Tensor:
+        """A causal convolution; the shot's first frame stands for those before it."""
+        across, past = module.time_causal_padding[:4], module.time_causal_padding[4]
+        before = self.before.get(id(module))
+        x = torch.cat([x[:, :, :1].expand(-1, -1, past, -1, -1) if before is None else before, x], 2)
+        self.before[id(module)] = x[:, :, x.shape[2] - past :].clone()
+        found: Tensor = module.conv(F.pad(x, (*across, 0, 0), mode=module.pad_mode))
+        return found
+
+    def resnet(self, module: Any, x: Tensor) -> Tensor:
+        out = self.conv(module.conv1, module.nonlinearity(module.norm1(x)))
+        out = self.conv(module.conv2, module.nonlinearity(module.norm2(out)))
+        return out + (x if module.conv_shortcut is None else module.conv_shortcut(x))
+
+    def attention(self, module: Any, x: Tensor) -> Tensor:
+        """Frame by frame: each sees itself and all before."""
+        outs = []
+        for frame in x.split(1, 2):
+            normed = module.norm(frame)
+            query, key, value = (
+                part(normed).flatten(2).transpose(1, 2)[:, None] for part in (module.to_q, module.to_k, module.to_v)
+            )  # (1, 1, h*w, C)
+            if id(module) in self.seen:
+                keys, values = self.seen[id(module)]
+                key, value = torch.cat([keys, key], 2), torch.cat([values, value], 2)
+            self.seen[id(module)] = key, value
+            out = F.scaled_dot_product_attention(query, key, value)
+            outs.append(module.proj_out(out[:, 0].transpose(1, 2).unflatten(2, frame.shape[2:])) + frame)
+        return torch.cat(outs, 2)
+
+    def upsampled(self, module: Any, x: Tensor) -> Tensor:
+        """Twice the side and, where the module says so, twice the frames, but for the shot's first."""
+        grown, repeats = module._dcae_upsample_rearrange, module.repeats
+        out = self.conv(module.conv, x)
+        if not module.add_temporal_upsample:
+            wide: Tensor = grown(out) + grown(x.repeat_interleave(repeats, dim=1))
+            return wide
+        found = []
+        if not self.begun:
+            width = out.shape[1] // 8  # the first half of its channels is the one frame that the first one becomes
+            found.append(grown(out[:, :, :1])[:, :width] + grown(x[:, :, :1]).repeat_interleave(repeats // 2, dim=1))
+            out, x = out[:, :, 1:], x[:, :, 1:]
+        if x.shape[2]:
+            found.append(grown(out, r1=2) + grown(x, r1=2).repeat_interleave(repeats, dim=1))
+        return torch.cat(found, 2)
 
 
 def whole_step(vae: Any, timestep: float | None = None) -> Step:

@@ -9,14 +9,16 @@ Notable choices:
   Each needs its own weights and its widest activations, and the film as much as the hungriest stage.
 - Weights are counted from the headers of the weight files, so this takes milliseconds.
 - Levels are tried from the fastest on: everything on the device; whole models waiting in main memory; blocks of the
-  transformer waiting there; blocks waiting on disk. The first that fits is taken.
+  transformer waiting there; blocks waiting on disk. The first that fits is taken, and what waits in main memory has to
+  fit there too. On the CPU there is one memory, so only the disk makes room.
+- A text encoder that does not fit the device is no obstacle where main memory holds it: `staged` encodes there then.
 - Activations are estimates with a margin. Where one is too low at decoding, tiles take over (`decoding`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from seedance.acceleration.options import Acceleration
@@ -32,12 +34,13 @@ LEVELS = ("none", "model", "group", "disk")
 MARGIN = 0.92  # of the free memory; the rest is the allocator's
 _FULL = 6  # pictures at full width that a VAE's last blocks hold at once
 _TILE = 32  # cells of a tile's side
+_AT_ONCE = {"AutoencoderKLWan": 1, "AutoencoderKLHunyuanVideo15": 1, "AutoencoderKLCogVideoX": 3}  # latents; else all
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How a film will be made: ``offload`` level, bytes of the device each of ``stages`` needs, bytes ``free`` there,
-    and whether it is decoded in tiles."""
+    """How a film will be made: ``offload`` level, bytes of the device each of ``stages`` needs (none for texts that are
+    encoded on the CPU), bytes ``free`` there, and whether it is decoded in tiles."""
 
     offload: str
     tiling: bool
@@ -59,34 +62,65 @@ def fit(
     dtype: torch.dtype,
     acceleration: Acceleration,
     free: int | None = None,
+    host: int | None = None,
 ) -> Fit:
     """The fastest level at which every stage of ``plan`` fits, or the one asked for.
 
     Args:
-        free: bytes of the device to use; None asks the device.
+        free: bytes of the device to use; None asks the device. host: the same of main memory.
 
     Raises:
         SeedanceError: a stage fits at no level; the message names it, what it needs and what there is.
     """
     room = free_bytes(device) if free is None else free
     asked = acceleration.offload
-    levels: tuple[str, ...] = LEVELS if asked == "auto" else (asked,)
+    levels: tuple[str, ...] = (asked,)
+    if asked == "auto":
+        levels = ("none", "disk") if device.type == "cpu" else LEVELS
     if acceleration.quantization is not None:
         levels = tuple(level for level in levels if level in ("none", "model"))
-    found = {}
+    have, tried = main_memory() if host is None else host, []
+    waiting, encoders = _bytes(checkpoint, dtype, "transformer"), _bytes(checkpoint, dtype, "text_encoder")
     for level in levels:
+        moved = level in ("model", "group") and device.type != "cpu"
+        alike = level if moved or level == "disk" else "none"
         for tiling in (True,) if acceleration.tiling else (False, True):
-            stages = needs(checkpoint, plan, dtype, level, tiling, acceleration.quantization)
-            found[level] = stages
-            if max(stages.values()) <= MARGIN * room:
+            stages = needs(checkpoint, plan, dtype, alike, tiling, acceleration.quantization)
+            if device.type != "cpu" and stages["text"] > MARGIN * room and encoders <= MARGIN * have:
+                stages["text"] = 0
+            worst = max(stages, key=lambda stage: stages[stage])
+            if stages[worst] > MARGIN * room:
+                tried.append((stages[worst] - room, f"{worst} needs {_gb(stages[worst])} of {device}", level, room))
+            elif moved and waiting > MARGIN * have:
+                said = f"the transformer waits in {_gb(waiting)} of main memory"
+                tried.append((waiting - have, said, level, have))
+            else:
                 return Fit(level, tiling, stages, room)
-    level, stages = min(found.items(), key=lambda pair: max(pair[1].values()))
-    worst = max(stages, key=lambda stage: stages[stage])
-    more = "" if acceleration.quantization or "group" in levels else ", offload group or disk"
+    _, said, level, there = min(tried)
+    more = "" if acceleration.quantization or "disk" in levels else ", offload disk"
     raise SeedanceError(
-        f"memory: {worst} needs {stages[worst] / 1e9:.1f} GB of {device} with offload {level}, {room / 1e9:.1f} GB are "
-        f"free; take a smaller size, fewer frames{more}, or a smaller model"
+        f"memory: {said} with offload {level}, {_gb(there)} are free; take a smaller size, fewer frames{more}, or a "
+        "smaller model"
     )
+
+
+def settle(
+    checkpoint: Checkpoint,
+    plans: Sequence[Plan],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    acceleration: Acceleration,
+) -> Acceleration:
+    """What was asked for, with the level, and tiles where they are needed, at which every one of ``plans`` fits."""
+    found = [fit(checkpoint, plan, device=device, dtype=dtype, acceleration=acceleration) for plan in plans]
+    level = max((one.offload for one in found), key=LEVELS.index)
+    return replace(acceleration, offload=level, tiling=acceleration.tiling or any(one.tiling for one in found))
+
+
+def _bytes(checkpoint: Checkpoint, dtype: torch.dtype, kind: str) -> int:
+    """Bytes of the parts whose names begin with ``kind``, in main memory."""
+    return dtype.itemsize * sum(checkpoint.numbers(name) for name in checkpoint.weights if name.startswith(kind))
 
 
 def needs(
@@ -121,18 +155,22 @@ def _decoding(checkpoint: Checkpoint, plan: Plan, tiling: bool) -> int:
     config, ratio = checkpoint.config("vae"), plan.ratio
     width = config.get("decoder_base_dim") or config.get("base_dim") or min(config.get("block_out_channels", (128,)))
     height, across = (min(side, _TILE * ratio.space) if tiling else side for side in (plan.height, plan.width))
-    frames = ratio.time if "Wan" in checkpoint.parts["vae"][1] else max(plan.frames)
+    at_once, longest = _AT_ONCE.get(checkpoint.parts["vae"][1]), max(plan.frames)
+    frames = longest if at_once is None else min(at_once * ratio.time, longest)
     bytes_each = 4 if checkpoint.family.fp32_vae else 2
     pictures = 3 * frames * plan.height * plan.width * bytes_each
     return _FULL * frames * height * across * width * bytes_each + pictures
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that are free on a device; of main memory, what could be had without swapping."""
+    """Bytes that are free on a device."""
     import torch
 
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else main_memory()
+
+
+def main_memory() -> int:
+    """Bytes of main memory that could be had without swapping."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             for line in file:
@@ -143,3 +181,7 @@ def free_bytes(device: torch.device) -> int:
     import os
 
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"

@@ -11,7 +11,7 @@ Notable choices:
 - Encoding on the device is tried first; where memory runs out, it is done on the CPU, which says so.
 - Offloading is diffusers' own: its hooks for whole models, and its group offloading, block by block with a stream of
   its own on CUDA, from main memory or from disk.
-- Pixels come from `decoding`: Wan's VAE streams frame by frame, and all go on in tiles when memory runs out.
+- Decoding goes on in tiles when memory runs out.
 - On the CPU there is nowhere to offload to but the disk: "model" and "group" are then as "none".
 """
 
@@ -23,7 +23,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack, cast
@@ -32,13 +32,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seedance.acceleration.decoding import Tiling, decode, out_of_memory, wan_step, whole_step
+from seedance.acceleration.decoding import out_of_memory
+from seedance.acceleration.fit import settle
 from seedance.acceleration.options import ATTENTION, Acceleration
 from seedance.engines.engine import DiffusersSeedance, preflight, shot_prompt
 from seedance.engines.families import Family
 from seedance.engines.folder import Checkpoint, load_part
 from seedance.errors import SeedanceError
-from seedance.pipeline import LatentFilm, Plan, Sampling, read_script, to_uint8
+from seedance.pipeline import LatentFilm, Plan, Sampling, read_script
 from shots.errors import ShotsError
 from shots.runtime.device import pick_device, pick_dtype
 from shots.script import Script
@@ -119,7 +120,7 @@ class StagedSeedance(DiffusersSeedance):
     """A :class:`DiffusersSeedance` that loads as it goes.
 
     Attributes:
-        acceleration: what was asked for; ``offload`` is "none" where it said "auto" and nothing settled it.
+        acceleration: what was asked for; the first films settle an ``offload`` of "auto".
         words: the states of texts.
     """
 
@@ -164,7 +165,7 @@ class StagedSeedance(DiffusersSeedance):
             if parameter.ndim == 5 and where.type == "cuda":
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
         made = cls(checkpoint, parts, name=name, device=where, dtype=kind)
-        made.acceleration = replace(said, offload="none" if said.offload == "auto" else said.offload)
+        made.acceleration = said
         made.words = words or Words()
         made._adapters, made._single = adapters, single
         made._family = checkpoint.family
@@ -259,7 +260,7 @@ class StagedSeedance(DiffusersSeedance):
         from seedance.engines.single_file import load_single_file
 
         said = self.acceleration
-        waits = said.offload != "none" or said.quantization is not None
+        waits = said.offload in ("model", "group", "disk") or said.quantization is not None
         first = torch.device("cpu") if waits else self.device
         for part in self._transformers():
             if self._single is not None and part == "transformer":
@@ -283,6 +284,7 @@ class StagedSeedance(DiffusersSeedance):
     ) -> list[LatentFilm]:
         """As :meth:`DiffusersSeedance.sample`; all texts are encoded before the transformer is loaded."""
         self.defaults.check(image=image is not None, last_image=last_image is not None)
+        self._settle(plans)
         self._learn_scripts([plan.script for plan in plans], how)
         return super().sample(plans, image=image, last_image=last_image, **how)
 
@@ -297,6 +299,7 @@ class StagedSeedance(DiffusersSeedance):
         **how: Unpack[Sampling],
     ) -> LatentFilm:
         """As :meth:`DiffusersSeedance.retake`."""
+        self._settle([film.plan])
         self._learn_scripts([film.plan.script if script is None else read_script(script)], how)
         return super().retake(film, shots, script=script, seed=seed, context=context, **how)
 
@@ -313,8 +316,20 @@ class StagedSeedance(DiffusersSeedance):
         """As :meth:`DiffusersSeedance.extend`."""
         if script is not None and seconds is None:
             old = film.plan.script
+            self._settle([film.plan])
             self._learn_scripts([replace(old, shots=(*old.shots, *read_script(script).shots))], how)
         return super().extend(film, script=script, seconds=seconds, seed=seed, context=context, **how)
+
+    def _settle(self, plans: Sequence[Plan]) -> None:
+        """Takes the first offload level at which the films fit, while there is a choice: no transformer is loaded."""
+        if self.acceleration.offload == "auto":
+            self.acceleration = settle(
+                self.checkpoint, plans, device=self.device, dtype=self.dtype, acceleration=self.acceleration
+            )
+
+    def _told(self, *args: Any) -> dict[str, Any]:
+        self.pipe()  # its adapters belong into the record
+        return super()._told(*args)
 
     def _learn_scripts(self, scripts: Sequence[Script], how: Sampling) -> None:
         settings = self._settings(how)
@@ -326,17 +341,9 @@ class StagedSeedance(DiffusersSeedance):
         record["acceleration"] = {**self.acceleration.used(), "offload": self.acceleration.offload}
         return record
 
-    def _decode_shot(self, film: LatentFilm, number: int) -> Iterator[np.ndarray]:
-        vae = self.parts["vae"]
-        latents = film.shots()[number - 1][None].to(self.device, vae.dtype)
-        wan = type(vae).__name__ == "AutoencoderKLWan"
-        step = wan_step(vae) if wan else whole_step(vae, film.record.get("decode_timestep"))
-        tiling = Tiling() if self.acceleration.tiling else None
-        space = film.plan.ratio.space
-        for pixels in decode(step, latents, chunk=1 if wan else None, space=space, tiling=tiling):
-            if not torch.isfinite(pixels).all():
-                raise SeedanceError("model: the VAE's pixels are not numbers; decode in float32: --dtype fp32")
-            yield to_uint8(pixels[0])
+    @property
+    def _decoding(self) -> dict[str, bool]:
+        return {"tiling": self.acceleration.tiling, "retry": True}
 
 
 def fit_out(model: Any, said: Acceleration, device: torch.device) -> tempfile.TemporaryDirectory[str] | None:

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seedance.acceleration.decoding import Tiling, decode, open_step
 from seedance.engines import sanity
 from seedance.engines.families import Family, Start, picture
 from seedance.engines.fingerprint import fingerprints
@@ -376,6 +377,15 @@ class DiffusersSeedance(Seedance):
         with torch.no_grad():
             return self._film(plan, {}, settings, meter, kept=film, wanted=wanted, task="extension")
 
+    def splice(self, film: LatentFilm, other: LatentFilm, shots: Sequence[int]) -> LatentFilm:
+        """As :meth:`Seedance.splice`; what the record tells of a shot comes with it."""
+        made = super().splice(film, other, shots)
+        mine, theirs = film.record.get("shots"), other.record.get("shots")
+        if not mine or not theirs:
+            return made
+        told = [theirs[n - 1] if n in shots else shot for n, shot in enumerate(mine, start=1)]
+        return replace(made, record=made.record | {"shots": told})
+
     # ------------------------------------------------------------------ decoding
 
     @torch.no_grad()
@@ -419,23 +429,26 @@ class DiffusersSeedance(Seedance):
         return LatentFilm(torch.cat(pieces, dim=1), plan, dict(video.record or {}))
 
     def _decode_shot(self, film: LatentFilm, number: int) -> Iterator[np.ndarray]:
-        """All frames of shot `number`, uint8 (n, H, W, 3), with those that fill up its last latent."""
-        latents = film.shots()[number - 1]
+        """The frames of shot `number`, uint8 (n, H, W, 3), with those that fill up its last latent."""
+        latents, space = film.shots()[number - 1], film.plan.ratio.space
         at = film.record.get("decode_timestep")
-        for pixels in decode_shot(self.pipe_of_vae, latents, at):
+        for pixels in decode_shot(self.parts["vae"], latents, at, space=space, **self._decoding):
             yield to_uint8(pixels[0])
 
     @property
-    def pipe_of_vae(self) -> Any:
-        """The VAE, where a film is decoded; offloading hooks may have put it elsewhere."""
-        return self.parts["vae"]
+    def _decoding(self) -> dict[str, bool]:
+        """How :func:`decode_shot` goes on: as the stock pipeline, whole pictures come what may."""
+        return {}
 
     def _frame(self, film: LatentFilm, number: int, which: str) -> np.ndarray:
         """The first or last frame that is seen of shot `number`, uint8 (H, W, 3)."""
-        seen = film.plan.frames[number - 1]
-        frames = np.concatenate(list(self._decode_shot(film, number)))[:seen]
-        pixels: np.ndarray = frames[0 if which == "first" else -1]
-        return pixels
+        wanted, start = 0 if which == "first" else film.plan.frames[number - 1] - 1, 0
+        for frames in self._decode_shot(film, number):
+            if wanted < start + len(frames):
+                pixels: np.ndarray = frames[wanted - start].copy()
+                return pixels
+            start += len(frames)
+        raise SeedanceError(f"shot {number}: its latents hold {start} of {wanted + 1} frames; make it anew")
 
     # ------------------------------------------------------------------ drawing
 
@@ -678,17 +691,37 @@ def _heading_for(scheduler: Any, args: Sequence[Any], kwargs: Mapping[str, Any],
     return latents - scheduler.sigmas[index - 1].to(latents.device) * velocity
 
 
-def decode_shot(vae: Any, latents: Tensor, timestep: float | None = None) -> Iterator[Tensor]:
-    """Latents (C, t, h, w) of one shot as its VAE takes them -> pixels (1, 3, n, H, W) in [-1, 1], in order.
+def decode_shot(
+    vae: Any,
+    latents: Tensor,
+    timestep: float | None = None,
+    *,
+    space: int,
+    tiling: bool = False,
+    retry: bool = False,
+) -> Iterator[Tensor]:
+    """Latents (C, t, h, w) of one shot as its VAE takes them -> pixels (1, 3, n, H, W) in [-1, 1], in order, a few
+    frames at a time where the VAE is causal.
 
-    Raises SeedanceError for pixels that are no numbers.
+    Args:
+        timestep: what VAEs want that remove noise themselves.
+        space: pixels along a side of a latent cell.
+        tiling: whether to decode in tiles.
+        retry: whether to do so when memory runs out.
+
+    Raises:
+        SeedanceError: the pixels are no numbers.
     """
+    hook = getattr(vae, "_hf_hook", None)
+    if hook is not None:  # offloaded: ``vae.decode`` would fetch its weights, and it is not always what is called
+        hook.pre_forward(vae)
     z = latents[None].to(vae.device, vae.dtype)
-    at = () if timestep is None else (torch.tensor([timestep], device=z.device, dtype=z.dtype),)
-    pixels = vae.decode(z, *at, return_dict=False)[0]
-    if not torch.isfinite(pixels).all():
-        raise SeedanceError("model: the VAE's pixels are not numbers; decode in float32: --dtype fp32")
-    yield pixels
+    step, chunks = open_step(vae, z.shape[2], timestep)
+    tiles = Tiling() if tiling else None
+    for pixels in decode(step, z, chunk=chunks, space=space, tiling=tiles, retry=retry):
+        if not torch.isfinite(pixels).all():
+            raise SeedanceError("model: the VAE's pixels are not numbers; decode in float32: --dtype fp32")
+        yield pixels
 
 
 def shot_notes(plan: Plan, defaults: OpenDefaults) -> list[str]:
