@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from shots.errors import ShotsError
 from shots.runtime.checkpoint import latest_checkpoint, load_checkpoint
 from shots.runtime.vision import transformers
 from unitime import UniTime, sequence
@@ -150,6 +153,62 @@ def test_every_token_that_writes_a_time_is_told_the_units_under_that_stamp(made:
         for (unit, _), stamp in written.items():
             assert stamp == f"{int(''.join(map(str, item.digits[unit].tolist()))) / 10:.1f}"
             assert mode == "coarse" or item.segments[unit] == unit
+
+
+def _asked(seed: int) -> Told:
+    """A scene of one shot with a caption and three questions."""
+    questions = [("colour", "what colour is the cube?", "red", "blue"), ("size", "how large is it?", "small", "large"),
+                 ("floor", "what is the floor?", "snow", "sand")]  # fmt: skip
+    qa = [{"kind": kind, "question": f"In shot 1, {text}", "options": [right, wrong], "answer": right, "start": 0.0,
+           "end": 12.0} for kind, text, right, wrong in questions]  # fmt: skip
+    told = _told(seed)
+    captions = ("A red cube jumps on the snow.", "We see a tiny crimson box hopping up.")
+    return dataclasses.replace(told, qa=tuple(qa), shots=((0.0, 12.0, captions),))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_tokens_that_tell_something_are_known_by_their_kind(made: Path, seed: int) -> None:
+    asker = _asker(made, [_asked(seed)], most=text.Most(qa=3, caption=2))
+    told = asker.told[0]
+    item = asker.fine(random.Random(seed), 0, 0.0, 12.0, told.shots[0][2])
+    kinds = (text.TIME, text.LETTER, text.FACT)
+    words = {kind: asker.tokenizer.decode(item.sample.ids[item.kinds == kind].tolist()) for kind in kinds}
+    turns = _turns(asker, item)
+    letters = [answer[1] for answer in turns.values() if answer.startswith("(")]
+    assert len(letters) == 3 and re.findall("[A-Z]", words[text.LETTER]) == letters
+    said = "".join(words[text.FACT].split())
+    assert said in ("redcubejumpssnowtinycrimsonboxhoppingup", "tinycrimsonboxhoppingupredcubejumpssnow")
+    times = item.writers[:, 0] + 1
+    assert len(times) and (item.kinds == text.TIME).nonzero()[:, 0].tolist() == sorted(times.tolist())
+    assert not item.kinds[item.sample.labels == sequence.IGNORE].any()
+    fewer = _asker(made, [told], most=text.Most(ask=1, absent=0, qa=1, lone=0, caption=0))
+    asked = _turns(fewer, fewer.fine(random.Random(seed), 0, 0.0, 12.0, told.shots[0][2]))
+    assert len(asked) == 2 and sum(answer.startswith("(") for answer in asked.values()) == 1
+
+
+def test_the_loss_is_the_mean_over_tokens_weighed_by_their_kind(made: Path) -> None:
+    model = transformers().Qwen2VLForConditionalGeneration.from_pretrained(
+        made / "base", dtype=torch.float32, attn_implementation="eager"
+    )
+    asker = _asker(made, [_asked(0)], most=text.Most(qa=3))
+    items = [asker.fine(random.Random(n), 0, 0.0, 12.0, asker.told[0].shots[0][2] * (n % 2)) for n in range(3)]
+    batch = text.collate(items, asker.tokenizer.pad_token_id)
+    counts = sum(torch.bincount(i.kinds[i.sample.labels != sequence.IGNORE], minlength=4) for i in items)
+    for weights in (text.TokenWeights(), text.TokenWeights(3.0, 7.0, 2.0)):
+        recipe = text.TextRecipe("text", Path(), Path(), Path(), None, weights=weights, aux_weight=0)  # type: ignore[arg-type]
+        with torch.no_grad():
+            loss, figures = text.PackedObjective(model, recipe)(batch, torch.Generator())
+        means = torch.stack([figures["answer"], figures["written"], figures["chosen"], figures["facts"]])
+        sums = means * counts
+        sums[0] = figures["answer"] * counts.sum() - sums[1:].sum()
+        of = torch.tensor([1.0, weights.time, weights.letter, weights.fact])
+        torch.testing.assert_close(loss, (sums * of).sum() / (counts * of).sum(), atol=1e-4, rtol=1e-4)
+
+
+def test_weights_and_counts_that_mean_nothing_are_refused() -> None:
+    for bad in ("weights.letter=0", "weights.fact=.nan", "most.qa=-1", "weights.word=2"):
+        with pytest.raises((UniTimeError, ShotsError), match=bad.split("=")[0].split(".")[0]):
+            train("unitime-nano-text", [bad])
 
 
 def test_no_batch_is_empty_and_those_of_one_batch_are_about_as_long(made: Path) -> None:

@@ -300,4 +300,5 @@ def evaluate(objective: PackedObjective, batches: Iterable[PackedBatch]) -> dict
     objective.eval()
     found = [objective(batch, torch.Generator())[1] for batch in batches]
     objective.train()
-    return {f"held_{name}": float(torch.stack([f[name] for f in found]).mean()) for name in found[0]}
+    names = dict.fromkeys(name for figures in found for name in figures)  # a batch may have no caption, or no question
+    return {f"held_{name}": float(torch.stack([f[name] for f in found if name in f]).mean()) for name in names}

@@ -19,9 +19,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
+import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,29 @@ from shots.stage.annotate import annotations as annotate
 from shots.stage.observe import Observations, observe
 from shots.stage.render import Rendered, render_film
 from shots.stage.scene import ACTIONS, COLOURS, PAIR_ACTIONS, SHAPES, SIZES, SOLO_ACTIONS, SURFACES, Action, Actor, Film
-from shots.stage.words import ACTION_WORDS, describe_shot, event_query, verb_forms
+from shots.stage.words import (
+    ACTION_WORDS,
+    ANGLE_TAGS,
+    ANGLE_WORDS,
+    CAMERA_TAGS,
+    CAMERA_WORDS,
+    COLOUR_WORDS,
+    DIRECTION_TAILS,
+    FLOOR_WORDS,
+    FOG_WORDS,
+    SHAPE_WORDS,
+    SHOT_SIZE_TAILS,
+    SHOT_SIZE_WORDS,
+    SIZE_WORDS,
+    SKY_WORDS,
+    STYLE_WORDS,
+    SURFACE_TAILS,
+    SURFACE_WORDS,
+    Phrases,
+    describe_shot,
+    event_query,
+    verb_forms,
+)
 from shots.stage.writer import write_film
 from unitime.errors import UniTimeError
 
@@ -41,6 +65,10 @@ SIDE, FPS, CELLS = 64, 4.0, 4
 GAP = 2  # frames between the two of a visual unit
 MAX_CAST = 3
 STILL = ACTIONS.index("still")
+_LITTLE = frozenset(
+    ("a", "an", "the", "of", "in", "on", "at", "by", "to", "for", "with", "from", "into", "is", "are", "be", "being",
+     "and", "that", "it", "its", "us")
+)  # fmt: skip
 
 Window = tuple[float, float]
 
@@ -399,6 +427,20 @@ def load_scenes(path: Path) -> list[Scene]:
         Scene(frames, cover, cast, doing, box, t)
         for (frames, cover, doing, box), cast, t in zip(parts, tensors["cast"], told, strict=True)
     ]
+
+
+@cache
+def fact_words() -> frozenset[str]:
+    """The words by which a caption of the training grammar tells one film from another, in lower case: all words of its
+    phrases for colours, shapes, sizes, surfaces, actions, the camera and the set but the little ones."""
+    tables: tuple[Mapping[Any, Phrases], ...] = (
+        COLOUR_WORDS, SHAPE_WORDS, SIZE_WORDS, SURFACE_WORDS, SURFACE_TAILS, DIRECTION_TAILS, CAMERA_TAGS,
+        SHOT_SIZE_WORDS, SHOT_SIZE_TAILS, ANGLE_WORDS, ANGLE_TAGS, FLOOR_WORDS, SKY_WORDS, STYLE_WORDS, FOG_WORDS,
+    )  # fmt: skip
+    said = [phrase for table in tables for phrases in table.values() for phrase in phrases.train]
+    said += [form for table in (ACTION_WORDS, CAMERA_WORDS) for phrases in table.values() for phrase in phrases.train
+             for form in verb_forms(phrase)]  # fmt: skip
+    return frozenset(re.findall("[a-z]+", re.sub(r"\{\w+\}", "", " ".join(said).lower()))) - _LITTLE
 
 
 def corpus(texts: Iterable[str] = ()) -> list[str]:

@@ -10,6 +10,8 @@ Notable choices:
   one after another, listed by segments. The stamps of most samples do not start at zero, so what is learned is to read
   the stamps that are shown; `stamps: false` shows none and asks for positions instead, the ablation of the paper's
   main claim.
+- Few tokens of an answer carry what is asked: the digits of a time, the letter of an option, the words of a caption
+  that say a fact. Each kind has a weight of its own in the loss (`TokenWeights`) beside 1 for all other tokens.
 - Auxiliary heads, thrown away afterwards, say which colour and deed each query names (after two layers), which units it
   means and which stamp each unit stands under (at half depth), where its first window begins and ends (a layer later),
   and, at every token of an answer that is about to write a time, which stamp that is; one head of the next layer is
@@ -22,6 +24,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,13 +41,49 @@ from shots.stage.scene import ACTIONS, COLOURS
 from unitime import sequence
 from unitime.errors import UniTimeError
 from unitime.prompts import Prompts
-from unitime.training.scenes import FPS, GAP, Ask, Told, joined, lone_questions
+from unitime.training.scenes import FPS, GAP, Ask, Told, fact_words, joined, lone_questions
 
 UNIT_SECONDS = 0.5
-_MOST = {"ask": 14, "absent": 4, "qa": 2, "lone": 1}  # of a sequence; the video costs more than what is asked of it
 _WORDINGS = 3  # of each event, side by side in one sequence
-_TIME_WEIGHT = 5.0  # of the tokens of a time beside 1 for the words of an answer, which are most of it
+TIME, LETTER, FACT = 1, 2, 3  # kinds of tokens in answers; 0 is any other
 _OVERLAP = 0.3  # seconds of an event in a segment for it to be listed
+_WORD = re.compile(r"[A-Za-z]+")
+
+
+@dataclass(frozen=True)
+class TokenWeights:
+    """Weights in the loss, beside 1 for other tokens of answers: of the tokens of a `time`, of the `letter` that
+    chooses an option, and of the words of a caption that say a `fact` (colours, shapes, actions, the set, the camera).
+    """
+
+    time: float = 5.0
+    letter: float = 1.0
+    fact: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, weight in vars(self).items():
+            if not 0 < weight < math.inf:
+                raise UniTimeError(f"weights.{name}: {weight:g}; more than 0 is needed (1 weighs it like other words)")
+
+
+@dataclass(frozen=True)
+class Most:
+    """How much is asked of a sequence at most; the video costs more than what is asked of it.
+
+    ask: wordings of events that happen. absent: events that do not. qa: questions with options. lone: questions put
+    without their options, to be found in time. caption: wordings of a shot's caption.
+    """
+
+    ask: int = 14
+    absent: int = 4
+    qa: int = 2
+    lone: int = 1
+    caption: int = 1
+
+    def __post_init__(self) -> None:
+        for name, count in vars(self).items():
+            if count < 0:
+                raise UniTimeError(f"most.{name}: {count}; 0 or more are needed")
 
 
 @dataclass(frozen=True)
@@ -54,7 +93,8 @@ class TextRecipe:
     out: run folder. model: folder with the model to train (see `unitime.training.nano`). features: folder of cached
     features. tokens: of a batch, padding included. kinds: weight of each kind of sample. long: seconds of the shortest
     and longest coarse video. curriculum: share of the run over which crops grow from 8 s to whole scenes. stamps:
-    whether units carry their times. aux_weight: of the auxiliary losses. held_out: scenes never trained on. start: run
+    whether units carry their times. weights: of some tokens of answers. most: asked of one sequence. aux_weight: of the
+    auxiliary losses. held_out: scenes never trained on. start: run
     folder of this task to go on from, auxiliary heads included; the vision tower stays that of `model`.
     """
 
@@ -69,6 +109,8 @@ class TextRecipe:
     segment: float = 8.0
     curriculum: float = 0.25
     stamps: bool = True
+    weights: TokenWeights = field(default_factory=TokenWeights)
+    most: Most = field(default_factory=Most)
     aux_weight: float = 1.0
     held_out: int = 16
     start: Path | None = None
@@ -87,13 +129,15 @@ class ShownPlan:
 
 @dataclass
 class Item:
-    """One packed sequence: the sample, its features (P, D) in the order of its video tokens, and for the auxiliary loss
-    the token that ends each query (Q,), the units each means (Q, U) as 0 or 1, the colour and the deed that it names
-    (Q, 2) or -1, the units at the ends of its first window (Q, 2) or -1, the tokens that are about to write a time
-    (W, 3), each with its side (0 for starts and segments, 1 for ends) and a unit that stands under that stamp, the
-    segment (U,) of each unit and the digits (U, 4) of its stamp, and the tokens of a unit."""
+    """One packed sequence: the sample, the kind of each of its tokens (M,) (`TIME`, `LETTER`, `FACT` or 0), its
+    features (P, D) in the order of its video tokens, and for the auxiliary loss the token that ends each query (Q,),
+    the units each means (Q, U) as 0 or 1, the colour and the deed that it names (Q, 2) or -1, the units at the ends of
+    its first window (Q, 2) or -1, the tokens that are about to write a time (W, 3), each with its side (0 for starts
+    and segments, 1 for ends) and a unit that stands under that stamp, the segment (U,) of each unit and the digits
+    (U, 4) of its stamp, and the tokens of a unit."""
 
     sample: sequence.Sample
+    kinds: Tensor
     features: Tensor
     ends: Tensor
     relevant: Tensor
@@ -166,7 +210,7 @@ class Asker:
         relevant: list[Tensor] = []
         pointed: list[list[int]] = []
         named: list[tuple[int, int]] = []
-        for ask, wording in worded(rng, told.asks):
+        for ask, wording in worded(rng, told.asks, self.recipe.most.ask):
             inside = [(max(s, cut[0]), min(e, cut[1]), e - s) for s, e in ask.windows if s < cut[1] and e > cut[0]]
             if any(e - s < 0.5 * whole for s, e, whole in inside):
                 continue  # neither here nor not here
@@ -175,21 +219,21 @@ class Asker:
             relevant.append(self.covered(centres, inside))
             pointed.append([unit for window in inside for unit in nearest_units(window, stamps, shift)])
             named.append(names_of(ask))
-        for ask in rng.sample([*told.absent], min(_MOST["absent"], len(told.absent))):
+        for ask in rng.sample([*told.absent], min(self.recipe.most.absent, len(told.absent))):
             turns.append((self.prompts.ask_when(rng.choice(ask.texts)), self.prompts.nothing()))
             relevant.append(torch.zeros(len(picks)))
             pointed.append([])
             named.append(names_of(ask))
         whole = start <= 0.01 and end >= told.duration - 0.01
         lone = [one for one in lone_questions(told) if one.start >= cut[0] - 0.3 and one.end <= cut[1] + 0.3]
-        for one in rng.sample(lone, min(_MOST["lone"], len(lone) if not captions else 0)):
+        for one in rng.sample(lone, min(self.recipe.most.lone, len(lone) if not captions else 0)):
             window = (one.start, one.end, one.end - one.start)
             turns.append((self.prompts.ask_when(one.text), self.prompts.answer(self.snapped([window], stamps, shift))))
             relevant.append(self.covered(centres, [window]))
             pointed.append([*nearest_units(window, stamps, shift)])
         turns += self.questions(rng, told, start, end, whole, bool(captions))
-        if captions:
-            turns.append((self.prompts.caption, rng.choice(captions)))
+        for caption in rng.sample([*captions], min(self.recipe.most.caption, len(captions))):
+            turns.append((self.prompts.caption, caption))
         rows_of = self.first[scene] + torch.from_numpy(picks)
         return self.packed(plan, self.features[rows_of].flatten(0, 1), turns, relevant, named, 4, pointed)
 
@@ -212,7 +256,7 @@ class Asker:
                 continue
             fitting.append((text, item))
         turns = []
-        for text, item in rng.sample(fitting, min(_MOST["qa"], len(fitting))):
+        for text, item in rng.sample(fitting, min(self.recipe.most.qa, len(fitting))):
             options = list(item["options"])
             rng.shuffle(options)
             turns.append((self.prompts.ask(text, options), self.prompts.chosen(options.index(item["answer"]))))
@@ -245,19 +289,19 @@ class Asker:
         named: list[tuple[int, int]] = []
         edges = [(float(centres[i]) - seconds / 2, float(centres[j - 1]) + seconds / 2) for i, j in segments]
         asks = [ask for ask in told.asks if max(e for _, e in ask.windows) <= edges[-1][1]]
-        for ask, wording in worded(rng, asks):
+        for ask, wording in worded(rng, asks, self.recipe.most.ask):
             hit = [k for k, (s, e) in enumerate(edges) if any(min(e, b) - max(s, a) > _OVERLAP for a, b in ask.windows)]
             turns.append((self.prompts.ask_when(wording), self.prompts.segments(stamps[k] for k in hit)))
             relevant.append(self.covered(centres, [(s, e, e - s) for s, e in ask.windows]))
             pointed.append([segments[k][0] for k in hit])
             named.append(names_of(ask))
-        for ask in rng.sample([*told.absent], min(_MOST["absent"], len(told.absent))):
+        for ask in rng.sample([*told.absent], min(self.recipe.most.absent, len(told.absent))):
             turns.append((self.prompts.ask_when(rng.choice(ask.texts)), self.prompts.nothing()))
             relevant.append(torch.zeros(len(centres)))
             pointed.append([])
             named.append(names_of(ask))
         lone = [one for one in lone_questions(told) if one.end <= edges[-1][1]]
-        for one in rng.sample(lone, min(_MOST["lone"], len(lone))):
+        for one in rng.sample(lone, min(self.recipe.most.lone, len(lone))):
             hit = [k for k, (s, e) in enumerate(edges) if min(e, one.end) - max(s, one.start) > _OVERLAP]
             turns.append((self.prompts.ask_when(one.text), self.prompts.segments(stamps[k] for k in hit)))
             relevant.append(self.covered(centres, [(one.start, one.end, one.end - one.start)]))
@@ -299,9 +343,13 @@ class Asker:
         prefix = sequence.build_prefix(plan, self.prompts, self.tokenizer, self.family)
         tails = [sequence.continuation(self.tokenizer, self.prompts, turn, answer) for turn, answer in turns]
         head = len(sequence.encode(self.tokenizer, [self.prompts.header.replace("{role}", "assistant")])[0])
-        ends, writers, place = [], [], len(prefix)
-        for query, tail in enumerate(tails[: len(relevant)]):
+        ends, writers, marked, place = [], [], [], len(prefix)
+        for query, tail in enumerate(tails):
             asked = int((tail.labels == sequence.IGNORE).sum())
+            if query >= len(relevant):
+                marked += [(place + asked + token, kind) for token, kind in self.telling(*turns[query])]
+                place += len(tail)
+                continue
             ends.append(place + asked + head - 1)
             written = self.stamps_in(tail.ids[asked + head :].tolist())
             for number, (tokens, unit) in enumerate(zip(written, pointed[query], strict=False)):
@@ -316,10 +364,32 @@ class Asker:
         under = [k for k, (i, j) in enumerate(plan.segments) for _ in range(i, j)]
         digits = torch.tensor([[int(c) for c in f"{round(10 * plan.segment_stamps[k]):04d}"] for k in under])  # (U, 4)
         joint = sequence.join(prefix, tails)
+        kinds = torch.zeros(len(joint.ids), dtype=torch.long)
+        for token, kind in [*((token + 1, TIME) for token, _, _ in writers), *marked]:
+            kinds[token] = kind
         who = torch.tensor(writers, dtype=torch.long).view(-1, 3)
         return Item(
-            joint, features, torch.tensor(ends), meant, names, edges, who, torch.tensor(under), digits, unit_tokens
-        )
+            joint, kinds, features, torch.tensor(ends), meant, names, edges, who, torch.tensor(under), digits,
+            unit_tokens,
+        )  # fmt: skip
+
+    def telling(self, turn: str, answer: str) -> list[tuple[int, int]]:
+        """Where the tokens that tell something stand in the assistant's turn after a question or a request for a
+        caption, and their kinds: the letter of an option, the words of a caption that say a fact."""
+        if turn == self.prompts.caption:
+            spans = [(m.start(), m.end()) for m in _WORD.finditer(answer) if m.group().lower() in fact_words()]
+            kind = FACT
+        else:
+            start = self.prompts.option.index("{letter}")
+            spans, kind = [(start, start + 1)], LETTER
+        header = self.prompts.header.replace("{role}", "assistant")
+        told = self.tokenizer([header + answer + self.prompts.footer], add_special_tokens=False,
+                              return_offsets_mapping=True)  # fmt: skip
+        return [
+            (token, kind)
+            for token, (begin, end) in enumerate(told["offset_mapping"][0])
+            if any(begin - len(header) < last and end - len(header) > first for first, last in spans)
+        ]
 
     def stamps_in(self, ids: Sequence[int]) -> list[list[int]]:
         """Where the tokens of each stamp of an answer stand in it; a stamp ends with the digit after its point."""
@@ -335,10 +405,10 @@ class Asker:
         return stamps
 
 
-def worded(rng: random.Random, asks: Sequence[Ask]) -> list[tuple[Ask, str]]:
-    """Events to ask for, each in up to three of its wordings, at most `_MOST` in all."""
+def worded(rng: random.Random, asks: Sequence[Ask], most: int) -> list[tuple[Ask, str]]:
+    """Events to ask for, each in up to three of its wordings, at most `most` in all."""
     said = [(ask, text) for ask in asks for text in rng.sample(ask.texts, min(_WORDINGS, len(ask.texts)))]
-    return rng.sample(said, min(_MOST["ask"], len(said)))
+    return rng.sample(said, min(most, len(said)))
 
 
 def names_of(ask: Ask) -> tuple[int, int]:
@@ -435,6 +505,7 @@ class PackedObjective(nn.Module):
         self.ends = nn.ModuleList(nn.Linear(width, width) for _ in range(4))  # of queries and units, start and end
         self.bias = nn.Parameter(torch.tensor(-1.0))
         self.weight = recipe.aux_weight
+        self.weights = (1.0, recipe.weights.time, recipe.weights.letter, recipe.weights.fact)  # by kind of token
 
     def forward(self, batch: PackedBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         hidden = self.language.embed_tokens(batch.ids)  # (B, M, D)
@@ -448,15 +519,17 @@ class PackedObjective(nn.Module):
         logits = self.head(out.last_hidden_state[:, :-1][wanted]).float()  # (N, V)
         target = batch.labels[:, 1:][wanted]
         each = F.cross_entropy(logits, target, reduction="none")
-        weight = torch.ones(wanted.shape, device=wanted.device)
+        kinds = torch.zeros(batch.ids.shape, dtype=torch.long, device=wanted.device)
         for row, item in enumerate(batch.items):
-            weight[row, item.writers[:, 0].to(weight.device)] = _TIME_WEIGHT
-        weight = weight[wanted]
+            kinds[row, : len(item.kinds)] = item.kinds.to(kinds.device)
+        kinds = kinds[:, 1:][wanted]  # (N,)
+        weight = torch.tensor(self.weights, device=kinds.device)[kinds]
         loss = (each * weight).sum() / weight.sum()
-        times = weight > 1
-        figures = {"answer": each.mean().detach(), "right": (logits.argmax(-1) == target).float().mean()}
-        if times.any():
-            figures["written"] = each[times].mean().detach()
+        right = (logits.argmax(-1) == target).float()
+        figures = {"answer": each.mean().detach(), "right": right.mean()}
+        for kind, name in ((TIME, "written"), (LETTER, "chosen"), (FACT, "facts")):
+            if (of := kinds == kind).any():
+                figures |= {name: each[of].mean().detach(), f"{name}_right": right[of].mean()}
         if self.weight:
             aux = self.relevance(out.hidden_states[self.layer], batch)
             words = self.naming(out.hidden_states[min(2, self.layer)], batch)
