@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,35 @@ def test_operations_are_those_that_torch_counts(kind: str) -> None:
         with counter:
             model(**said, encoder_hidden_states=torch.randn(1, text, width), return_dict=False)
     assert family.flops(model.config, tokens, text) == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+def test_operations_of_hunyuanvideo_are_those_that_torch_counts() -> None:
+    """Apart, since what it does with its texts' masks cannot be done without numbers."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counts, (words, glyphs, pictures) = [], (40, 12, 12)
+    for layers, grid in ((2, (5, 8, 8)), (6, (5, 8, 8)), (6, (5, 16, 16))):
+        model = diffusers().HunyuanVideo15Transformer3DModel(
+            in_channels=9, out_channels=4, num_attention_heads=4, attention_head_dim=32, num_layers=layers,
+            num_refiner_layers=1, text_embed_dim=32, text_embed_2_dim=32, image_embed_dim=16, rope_axes_dim=(8, 12, 12),
+        )  # fmt: skip
+        said = {
+            "hidden_states": torch.randn(1, 9, *grid), "timestep": torch.ones(1),
+            "image_embeds": torch.randn(1, pictures, 16),
+            "encoder_hidden_states": torch.randn(1, words, 32), "encoder_attention_mask": torch.ones(1, words),
+            "encoder_hidden_states_2": torch.randn(1, glyphs, 32), "encoder_attention_mask_2": torch.ones(1, glyphs),
+        }  # fmt: skip
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # the CPU's own kernel is not counted
+            model(**said, return_dict=False)
+        formula = Hunyuan().flops(model.config, math.prod(grid), words + glyphs + pictures)
+        counts.append((formula, counter.get_total_flops()))
+    # The embedders of its texts, which the formula leaves out, are 2048 wide whatever the model's size.
+    (few, few_counted), (many, many_counted), _ = counts
+    assert many - few == pytest.approx(many_counted - few_counted, rel=0.02)
+    formula, counted = counts[2]
+    assert formula == pytest.approx(counted, rel=0.05)
     assert Hunyuan.joint and not Wan.joint
 
 
