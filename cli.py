@@ -69,6 +69,8 @@ def _render_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--carry", choices=("last", "key", "none"), help="what the shots of an open checkpoint begin from (last frame)"
     )
+    parser.add_argument("--dtype", metavar="FORMAT", help="fp32, bf16 or fp16 (default: what the device is fastest in)")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps, ... (default: the best there is)")
     parser.add_argument("--num-samples", type=int, default=1, metavar="K", help="films per prompt, seeds counted up")
     parser.add_argument("--no-record", dest="record", action="store_false", help="do not store how the film was made")
     parser.add_argument("--sampler", choices=("multistep", "euler"), help="default: the model's")
