@@ -44,8 +44,25 @@ _KEY = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.\w+)?\.weight")
 def merge_adapter(net: nn.Module, folder: str | Path) -> list[str]:
     """Merges the LoRA adapter in ``folder`` into ``net``. Returns the names of the modules it changed.
 
-    Raises UniTimeError, with ``net`` as it was, where the folder holds no LoRA adapter, where a tensor fits nowhere,
-    where a targeted module gets none, or where the adapter would change nothing.
+    Raises UniTimeError, with ``net`` as it was, where :func:`fitting` does.
+    """
+    config, pairs, modules = fitting(net, folder)
+    changes = {name: _change(name, *pair, modules[name], config) for name, pair in pairs.items()}
+    with torch.no_grad():
+        for name, change in changes.items():
+            weight = modules[name].weight
+            weight.copy_((weight.float() + change.to(weight.device)).to(weight.dtype))
+    return sorted(changes)
+
+
+def fitting(
+    net: nn.Module, folder: str | Path
+) -> tuple[dict[str, Any], dict[str, tuple[Tensor, Tensor]], dict[str, nn.Linear]]:
+    """The configuration of the LoRA adapter in ``folder``, its matrices by the module they change, and the modules of
+    ``net``, which may be without weights, on the meta device.
+
+    Raises UniTimeError where the folder holds no LoRA adapter, where a tensor fits nowhere, where a targeted module
+    gets none, or where the adapter would change nothing.
     """
     folder = Path(folder)
     config = _config(folder)
@@ -60,12 +77,7 @@ def merge_adapter(net: nn.Module, folder: str | Path) -> list[str]:
         raise UniTimeError(
             f"adapter: {folder} targets {len(missing)} modules that it has no weights for, such as {missing[0]}"
         )
-    changes = {name: _change(name, *pair, modules[name], config) for name, pair in pairs.items()}
-    with torch.no_grad():
-        for name, change in changes.items():
-            weight = modules[name].weight
-            weight.copy_((weight.float() + change.to(weight.device)).to(weight.dtype))
-    return sorted(changes)
+    return config, pairs, modules
 
 
 def _config(folder: Path) -> dict[str, Any]:

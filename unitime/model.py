@@ -41,9 +41,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shots.errors import ShotsError
-from shots.runtime.device import pick_device, pick_dtype
+from shots.runtime.device import free_bytes, pick_device, pick_dtype
 from shots.runtime.vision import transformers
-from shots.runtime.weights import resolve
+from shots.runtime.weights import check_download, resolve
 from unitime import formats
 from unitime.errors import UniTimeError
 from unitime.frames import FrameRule
@@ -55,6 +55,7 @@ from unitime.sequence import FAMILIES, PrefixSequence, additive
 log = logging.getLogger(__name__)
 
 SETTINGS = "unitime.json"
+_TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
 SHIPPED = {"unitime-nano": Path(__file__).parent / "nano"}
 
 _CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -354,13 +355,20 @@ class VisionLanguageModel:
             family = _family(said.get("model_type"))
             chosen = _format(settings, str(name_or_path), said, extra is not None)
             formats.check_family(chosen, family)
+            _check_folder(folder, where, kind, quantization)
             library = transformers()
+            if extra is not None:  # held against a model without weights first: loading takes minutes
+                from unitime.adapters import fitting
+
+                with torch.device("meta"):
+                    hollow = library.AutoModelForImageTextToText.from_config(library.AutoConfig.from_pretrained(folder))
+                fitting(hollow, extra)
             net, told = library.AutoModelForImageTextToText.from_pretrained(
-                folder, dtype=kind, attn_implementation=attention, output_loading_info=True
+                folder, dtype=kind, attn_implementation=attention, output_loading_info=True, use_safetensors=True
             )
             tokenizer = library.AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError, KeyError) as error:
-            raise UniTimeError(f"model: {folder} cannot be loaded ({_first_line(error)})") from error
+            raise UniTimeError(f"model: {folder} cannot be loaded ({_first_line(error)}); fetch it again") from error
         if absent := sorted(told["missing_keys"]):  # transformers fills them at random, with no more than a warning
             raise UniTimeError(
                 f"model: {folder} lacks {len(absent)} weights of its configuration ({absent[0]}, ...); fetch it again"
@@ -629,9 +637,27 @@ def _family(kind: Any) -> str:
     return str(kind)
 
 
+def _check_folder(folder: Path, device: torch.device, dtype: torch.dtype, quantization: str | None) -> None:
+    """Finds in milliseconds what would be found after minutes: a file that is missing, cut short, half a download or a
+    pickle, and a model that is larger than the memory it is to go into. Raises UniTimeError with the way out."""
+    try:
+        numbers = check_download(folder)
+    except ShotsError as error:
+        raise UniTimeError(f"model: {error}") from error
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        raise UniTimeError(f"model: {folder} has no tokenizer ({_TOKENIZERS[0]}); fetch the model again")
+    need = numbers * {None: dtype.itemsize, "int8": 1.0, "int4": 0.52}[quantization]
+    if device.type in ("cpu", "cuda") and need > (there := free_bytes(device)):
+        fewer = {None: ", quantization int8 or int4", "int8": ", quantization int4"}.get(quantization, "")
+        raise UniTimeError(
+            f"memory: the weights take {need / 1e9:.1f} GB of {device}, {there / 1e9:.1f} GB are free; take a smaller "
+            f"model{fewer}, or another device"
+        )
+
+
 def _dtype(folder: Path, device: torch.device, requested: str | None) -> tuple[torch.dtype, str]:
     """As `shots.runtime.device` picks it, but float32 for a small model on the CPU."""
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors") if path.is_file())
     if requested is None and device.type == "cpu" and size <= SMALL_BYTES:
         return torch.float32, "at this size fp32 costs no time on the CPU"
     return pick_dtype(device, requested)

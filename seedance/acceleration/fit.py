@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from seedance.acceleration.options import Acceleration
 from seedance.errors import SeedanceError
+from shots.runtime.device import free_bytes, main_memory
 
 if TYPE_CHECKING:
     import torch
@@ -160,27 +161,6 @@ def _decoding(checkpoint: Checkpoint, plan: Plan, tiling: bool) -> int:
     bytes_each = 4 if checkpoint.family.fp32_vae else 2
     pictures = 3 * frames * plan.height * plan.width * bytes_each
     return _FULL * frames * height * across * width * bytes_each + pictures
-
-
-def free_bytes(device: torch.device) -> int:
-    """Bytes that are free on a device."""
-    import torch
-
-    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else main_memory()
-
-
-def main_memory() -> int:
-    """Bytes of main memory that could be had without swapping."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    import os
-
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _gb(count: int) -> str:

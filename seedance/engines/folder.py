@@ -23,15 +23,15 @@ from typing import TYPE_CHECKING, Any
 
 from seedance.engines.families import Family, family_of
 from seedance.errors import SeedanceError
+from shots.errors import ShotsError
+from shots.runtime.weights import AGAIN, PICKLES, half_download, header_of
 
 if TYPE_CHECKING:
     import torch
 
 DIFFUSERS = "pip install 'seedance[open]'"  # what brings diffusers
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _STEMS = ("diffusion_pytorch_model", "model")  # of diffusers' and of transformers' weights
 _SETTINGS = ("tokenizer_config.json", "preprocessor_config.json", "scheduler_config.json", "guider_config.json")
-_AGAIN = "fetch the model again, or copy the whole folder"
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,8 @@ def open_checkpoint(folder: str | Path, pickles: Sequence[str] = ()) -> Checkpoi
     folder = Path(folder)
     index = read_index(folder)
     family = family_of(index["_class_name"])
-    half = sorted([*folder.rglob("*.incomplete"), *folder.rglob("*.part"), *folder.rglob("*.aria2")])
-    if half:
-        raise SeedanceError(f"model: {half[0]} is half a download; {_AGAIN}")
+    if (half := half_download(folder)) is not None:
+        raise SeedanceError(f"model: {half} is half a download; {AGAIN}")
     for name in pickles:
         if not (folder / name).is_file():
             raise SeedanceError(f"pickles: {folder / name} does not exist; name a file of the model's folder")
@@ -128,7 +127,7 @@ def open_checkpoint(folder: str | Path, pickles: Sequence[str] = ()) -> Checkpoi
         parts[part] = (library, cls)
         place = folder / part
         if not place.is_dir():
-            raise SeedanceError(f"model: {folder} lacks its {part} ({place} is missing); {_AGAIN}")
+            raise SeedanceError(f"model: {folder} lacks its {part} ({place} is missing); {AGAIN}")
         configs[part] = _config(place, part, cls)
         wanted = family.parts.get(part)
         for found in {cls, configs[part].get("_class_name", cls)} if wanted else ():
@@ -145,7 +144,7 @@ def open_checkpoint(folder: str | Path, pickles: Sequence[str] = ()) -> Checkpoi
     if missing == ["transformer"] and "transformer_2" in parts:
         missing = []
     if missing:
-        raise SeedanceError(f"model: {folder / 'model_index.json'} names no {', '.join(missing)}; {_AGAIN}")
+        raise SeedanceError(f"model: {folder / 'model_index.json'} names no {', '.join(missing)}; {AGAIN}")
     checkpoint = Checkpoint(folder, index, family, parts, configs, weights, variants, tuple(pickles))
     family.tasks(checkpoint)  # an unknown kind of transformer is refused here
     _statistics(checkpoint)
@@ -154,22 +153,10 @@ def open_checkpoint(folder: str | Path, pickles: Sequence[str] = ()) -> Checkpoi
 
 def read_header(path: Path) -> Tensors:
     """The header of a safetensors file, checked against the file's size: a file cut short is named."""
-    if not path.exists():
-        what = "points to nothing: a download stopped half-way" if path.is_symlink() else "is missing"
-        raise SeedanceError(f"model: {path} {what}; {_AGAIN}")
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            size = path.stat().st_size
-            if not 2 <= length <= size - 8:
-                raise ValueError("no header")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        end = max((said["data_offsets"][1] for said in header.values()), default=0)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise SeedanceError(f"model: {path} is not a safetensors file ({error}); {_AGAIN}") from error
-    if size != 8 + length + end:
-        raise SeedanceError(f"model: {path} has {size} bytes, its header tells of {8 + length + end}; {_AGAIN}")
+        header = header_of(path)
+    except ShotsError as error:
+        raise SeedanceError(f"model: {error}; {AGAIN}") from error
     return Tensors(
         path,
         {name: tuple(said["shape"]) for name, said in header.items()},
@@ -201,7 +188,7 @@ def load_part(
     try:
         loaded = kind.from_pretrained(str(place), **options)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:
-        raise SeedanceError(f"model: the {part} in {place} cannot be loaded ({_first(error)}); {_AGAIN}") from error
+        raise SeedanceError(f"model: the {part} in {place} cannot be loaded ({_first(error)}); {AGAIN}") from error
     if not module:
         return loaded
     model, said = loaded
@@ -211,7 +198,7 @@ def load_part(
     misfit = sorted(str(name) for name in [*said.get("mismatched_keys", ()), *said.get("error_msgs", ())])
     if lacking or misfit:
         what = f"lacks {_some(lacking)}" if lacking else f"has tensors of other shapes: {_some(misfit)}"
-        raise SeedanceError(f"model: the {part} in {place} {what}; {_AGAIN}")
+        raise SeedanceError(f"model: the {part} in {place} {what}; {AGAIN}")
     check_embeddings(model, f"the {part} in {place}")
     return model.to(device).eval().requires_grad_(False)
 
@@ -265,7 +252,7 @@ def _config(place: Path, part: str, cls: str) -> dict[str, Any]:
             return _json(place / name)
     if "Tokenizer" in cls and any((place / name).is_file() for name in ("tokenizer.json", "spiece.model")):
         return {}
-    raise SeedanceError(f"model: {place} holds no configuration of the {part} ({cls}); {_AGAIN}")
+    raise SeedanceError(f"model: {place} holds no configuration of the {part} ({cls}); {AGAIN}")
 
 
 def _weights(place: Path, part: str, folder: Path, pickles: Sequence[str]) -> tuple[tuple[Tensors, ...], str]:
@@ -274,11 +261,11 @@ def _weights(place: Path, part: str, folder: Path, pickles: Sequence[str]) -> tu
         for index in sorted(place.glob(f"{stem}.safetensors.index*.json")):
             where = _json(index).get("weight_map")
             if not isinstance(where, dict):
-                raise SeedanceError(f"model: {index} is not an index of shards; {_AGAIN}")
+                raise SeedanceError(f"model: {index} is not an index of shards; {AGAIN}")
             shards = {name: read_header(place / name) for name in sorted(set(where.values()))}
             lost = [key for key, name in where.items() if key not in shards[name].shapes]
             if lost:
-                raise SeedanceError(f"model: {index} names {_some(lost)}, which the shards do not hold; {_AGAIN}")
+                raise SeedanceError(f"model: {index} names {_some(lost)}, which the shards do not hold; {AGAIN}")
             return tuple(shards.values()), _variant(index.name, r"index\.([^.]+)\.json$")
         plain = place / f"{stem}.safetensors"
         if plain.exists() or plain.is_symlink():
@@ -287,7 +274,7 @@ def _weights(place: Path, part: str, folder: Path, pickles: Sequence[str]) -> tu
             return (read_header(file),), _variant(file.name, rf"^{stem}\.([^.]+)\.safetensors$")
     shards_only = sorted(place.glob("*-of-*.safetensors"))
     if shards_only:
-        raise SeedanceError(f"model: {place} holds shards and no index of them (*.safetensors.index.json); {_AGAIN}")
+        raise SeedanceError(f"model: {place} holds shards and no index of them (*.safetensors.index.json); {AGAIN}")
     files = sorted(file for file in place.iterdir() if file.suffix in PICKLES)
     named = [file for file in files if file.relative_to(folder).as_posix() in pickles]
     if named:
@@ -297,7 +284,7 @@ def _weights(place: Path, part: str, folder: Path, pickles: Sequence[str]) -> tu
             f"model: the weights of the {part} are a pickle ({files[0]}), which can run code when it is read; take "
             f"safetensors, or name the file: pickles=({files[0].relative_to(folder).as_posix()!r},)"
         )
-    raise SeedanceError(f"model: {place} holds no weights (safetensors) of the {part}; {_AGAIN}")
+    raise SeedanceError(f"model: {place} holds no weights (safetensors) of the {part}; {AGAIN}")
 
 
 def _variant(name: str, pattern: str) -> str:
@@ -314,7 +301,7 @@ def _statistics(checkpoint: Checkpoint) -> None:
         if values is not None and (len(values) != channels or (name == "latents_std" and min(values) <= 0)):
             raise SeedanceError(
                 f"model: {checkpoint.folder / 'vae' / 'config.json'}: {name} has {len(values)} values for {channels} "
-                f"channels, or one that is not positive; {_AGAIN}"
+                f"channels, or one that is not positive; {AGAIN}"
             )
 
 
@@ -342,9 +329,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SeedanceError(f"model: {path} cannot be read ({error}); {_AGAIN}") from error
+        raise SeedanceError(f"model: {path} cannot be read ({error}); {AGAIN}") from error
     if not isinstance(found, dict):
-        raise SeedanceError(f"model: {path} is not a JSON object; {_AGAIN}")
+        raise SeedanceError(f"model: {path} is not a JSON object; {AGAIN}")
     return found
 
 

@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any
 
 from seedance.engines.families import Family
 from seedance.engines.fingerprint import fingerprint
-from seedance.engines.folder import DIFFUSERS, PICKLES, _json, _some, read_header
+from seedance.engines.folder import DIFFUSERS, _json, _some, read_header
 from seedance.engines.names import aliases, bare
 from seedance.errors import SeedanceError
+from shots.runtime.weights import PICKLES
 
 if TYPE_CHECKING:
     from torch import Tensor

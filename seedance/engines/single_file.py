@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seedance.engines.fingerprint import fingerprint
-from seedance.engines.folder import PICKLES, Checkpoint, _class, _some, read_header
+from seedance.engines.folder import Checkpoint, _class, _some, read_header
 from seedance.engines.names import bare, original
 from seedance.errors import SeedanceError
+from shots.runtime.weights import PICKLES
 
 if TYPE_CHECKING:
     import torch

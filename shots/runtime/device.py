@@ -8,6 +8,8 @@ Notable choices:
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from shots.errors import ShotsError
@@ -44,6 +46,23 @@ def pick_device(name: str | None = None) -> torch.device:
     if not present.get(device.type, False):
         raise ShotsError(f"device: {name!r} is not present on this machine; leave it out to take the best one present")
     return device
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that are free on a device."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else main_memory()
+
+
+def main_memory() -> int:
+    """Bytes of main memory that could be had without swapping."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def cpu_has_bf16() -> bool:

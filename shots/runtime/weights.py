@@ -5,14 +5,17 @@ Notable choices:
   `model.safetensors.index.json`.
 - `load_into` compares every name and shape first and copies only when all fit, so a failed load leaves the module as
   it was.
+- What a download lacks is found in the first bytes of its files (`header_of`, `check_download`), in milliseconds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
@@ -22,6 +25,9 @@ from torch import Tensor, nn
 from shots.errors import ShotsError
 
 _INDEX = "model_index.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+AGAIN = "fetch the model again, or copy the whole folder"
+HALVES = ("*.incomplete", "*.part", "*.aria2")  # what downloads are called while they run
 
 
 def sha256_file(path: str | Path) -> str:
@@ -76,6 +82,54 @@ def save_tensors(
         if old.name not in names:
             old.unlink(missing_ok=True)
     return names
+
+
+def header_of(path: Path) -> dict[str, dict[str, Any]]:
+    """What the header of a safetensors file says of each tensor ("shape", "dtype", "data_offsets"), checked against the
+    file's size. Raises ShotsError, which names the file, where it is missing, cut short or something else."""
+    if not path.exists():
+        what = "points to nothing: a download stopped half-way" if path.is_symlink() else "is missing"
+        raise ShotsError(f"{path} {what}")
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            size = path.stat().st_size
+            if not 2 <= length <= size - 8:
+                raise ValueError("no header")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        end = max((said["data_offsets"][1] for said in header.values()), default=0)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ShotsError(f"{path} is not a safetensors file ({error})") from error
+    if size != 8 + length + end:
+        raise ShotsError(f"{path} has {size} bytes, its header tells of {8 + length + end}")
+    return dict(header)
+
+
+def half_download(folder: Path) -> Path | None:
+    """A file of `folder` that is half a download; None where all are whole."""
+    return next((file for kind in HALVES for file in sorted(folder.rglob(kind))), None)
+
+
+def check_download(folder: Path, stem: str = "model") -> int:
+    """Finds what is missing or cut short of the weights under `stem`, and weights that are pickles, reading headers
+    alone. Returns how many numbers they hold. Raises ShotsError, which names the file."""
+    if (half := half_download(folder)) is not None:
+        raise ShotsError(f"{half} is half a download; {AGAIN}")
+    names = _files(folder, stem)
+    if len(names) == 1 and not (folder / names[0]).exists():
+        if pickles := sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES):
+            raise ShotsError(
+                f"the weights in {folder} are a pickle ({pickles[0]}), which can run code when it is read; convert it "
+                "to safetensors"
+            )
+        if any(folder.glob("*-of-*.safetensors")):
+            raise ShotsError(f"{folder} holds shards and no index of them (*.safetensors.index.json); {AGAIN}")
+    try:
+        headers = [header_of(folder / name) for name in names]
+    except ShotsError as error:
+        raise ShotsError(f"{error}; {AGAIN}") from error
+    return sum(math.prod(said["shape"]) for header in headers for said in header.values())
 
 
 def _files(folder: Path, stem: str) -> list[str]:
