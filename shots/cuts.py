@@ -8,8 +8,9 @@ Notable choices:
 - The detectors (`shots.detectors`) stand on PySceneDetect's: `HardCuts` takes the scores of its ContentDetector (change
   of hue, saturation and brightness) and decides as its AdaptiveDetector does, against the frames around; `Blends` is a
   detector of its `SceneDetector` interface for what it has none for: dissolves, and fades through black or white.
-- A hard cut stands out among the frames `AROUND` it on either side, save one: so a fast camera and the small jumps a
-  generated film makes every few frames are none, and two cuts near each other are two.
+- A hard cut stands out among the frames `AROUND` it on either side, save one, or is a single change between quiet ones:
+  so a fast camera and the small jumps a generated film makes every few frames are none, and two cuts near each other
+  are two. A thing that takes another colour where it stands is none, nor a title that comes or goes.
 - A flash, or a few black frames, is no cut: a little later the picture is what it was.
 - A blend is a stretch in which every frame is a mix of the first and the last, with ever more of the last; movement is
   not. Black or white between two blends, or between two cuts, belongs to the transition: it is one, from where the old

@@ -59,6 +59,39 @@ def test_the_jumps_of_a_generated_film_every_fourth_frame_are_no_cuts() -> None:
     assert found(film(np.clip(still + jump, 0, 255).astype(np.uint8))) == []
 
 
+def set_with_actor(places: list[tuple[int, int]], colour: tuple[int, int, int] = (220, 60, 40)) -> Frames:
+    """One set (a busy floor that stays where it is) with a striped square whose corner is at (x, y) in each frame."""
+    floor = np.repeat(np.repeat(np.random.default_rng(7).integers(60, 160, (16, 16, 3)), 4, 0), 4, 1)
+    stripes = np.where((np.arange(14) // 3 % 2)[None, :, None] > 0, np.array(colour), np.array([240, 240, 240]))
+    frames = np.repeat(floor[None], len(places), 0).astype(np.uint8)
+    for frame, (x, y) in zip(frames, places, strict=True):
+        frame[y : y + 14, x : x + 14] = stripes
+    return frames
+
+
+def test_a_cut_on_the_same_set_is_found_where_the_actor_has_just_landed() -> None:
+    falls = [(10, y) for y in (4, 4, 4, 4, 4, 4, 4, 4, 4, 5, 8, 13, 20, 29, 38, 38)]
+    moved = set_with_actor([*falls, *[(36, 38)] * 16])
+    assert found(film(moved)) == [(16, "hard")]
+    assert found(film(set_with_actor([*falls, *[(10, 38)] * 16]))) == []
+
+
+def test_an_actor_that_takes_another_colour_is_no_cut_at_once_or_little_by_little() -> None:
+    before, after = set_with_actor([(20, 20)] * 24), set_with_actor([(20, 20)] * 24, colour=(40, 60, 220))
+    breath = np.random.default_rng(0).normal(0, 1.5, (48, 1, 1, 1))  # the light is never quite the same
+    at_once = np.concatenate([before, after]) + breath
+    assert found(film(np.clip(at_once, 0, 255).astype(np.uint8))) == []
+    share = np.clip((np.arange(24) - 6) / 12, 0, 1)
+    assert found(film(mixed(before, after, share))) == []
+
+
+def test_a_title_that_comes_and_goes_over_a_still_picture_is_no_cut() -> None:
+    plain = np.repeat(cv2.GaussianBlur(scene(3, 1, side=64)[0], (0, 0), 9)[None], 60, 0)
+    for frame in plain[20:40]:
+        cv2.putText(frame, "TITLE", (8, 36), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (250, 250, 250), 1)
+    assert found(film(plain)) == []
+
+
 @pytest.mark.parametrize("value", [0, 255])
 @pytest.mark.parametrize("frames", [1, 2, 8])
 def test_flashes_and_black_frames_within_a_shot_are_no_cuts(value: int, frames: int) -> None:
