@@ -6,21 +6,25 @@ Notable choices:
   feature that tells nothing gets none.
 - Good and bad weigh the same in the fit, so 0.5 is where either is as likely, whatever the share of bad shots was.
 - One limit for all kinds: a kind that the grounder cannot judge comes out near 0.5 everywhere and raises no alarm.
-- `verification.json` beside this file holds what was fitted for the shipped grounder, by its name;
-  `python -m tests.benchmarks.verification --calibrate` writes it.
+- `verification.json` beside this file holds what was fitted for the shipped grounder, by its name, with the sha256 of
+  its weights; `python -m tests.benchmarks.verification --calibrate` writes it. For other weights it is stale: it still
+  ranks better than plain weights, but nothing calls its outcome a probability, and a warning says so once.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from shots.errors import ShotsError
+
+log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).with_name("verification.json")
 CLIP = 6.0  # features are differences of log-odds; more certainty than this is not believed
@@ -46,6 +50,7 @@ class Weights:
         return float(1.0 / (1.0 + np.exp(-np.clip(total, -30, 30))))
 
 
+_TOLD: set[tuple[str, str]] = set()  # grounders and weights of which it was said that they are not those
 PLAIN = {kind: Weights(0.0, dict.fromkeys(names, 1.0)) for kind, names in FEATURES.items()}
 
 
@@ -53,12 +58,15 @@ PLAIN = {kind: Weights(0.0, dict.fromkeys(names, 1.0)) for kind, names in FEATUR
 class Calibration:
     """Weights for each kind of fact, and the probability below which a fact is a defect.
 
-    grounder: for whose scores they were fitted; "" are plain weights, fitted for none.
+    grounder: for whose scores they were fitted; "" are plain weights, fitted for none. weights: the sha256 of that
+    grounder's weights, "" where it tells none. stale: it has other weights by now.
     """
 
     kinds: Mapping[str, Weights] = field(default_factory=lambda: PLAIN)
     limit: float = 0.5
     grounder: str = ""
+    weights: str = ""
+    stale: bool = False
 
     def probability(self, kind: str, features: Mapping[str, float]) -> float:
         """That a fact of this kind holds."""
@@ -70,10 +78,26 @@ class Calibration:
 
     @classmethod
     def of(cls, grounder: object, path: Path = SHIPPED) -> Calibration:
-        """What was fitted for a grounder, by its `name`; plain weights where nothing was."""
+        """What was fitted for a grounder, by its `name`; plain weights where nothing was.
+
+        Where the grounder tells its `weights` (sha256) and it was fitted to others, or to nobody knows which, it is
+        `stale`.
+        """
         name = getattr(grounder, "name", None)
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return cls.from_dict(known[name]) if isinstance(name, str) and name in known else cls()
+        if not isinstance(name, str) or name not in known:
+            return cls()
+        found = cls.from_dict(known[name])
+        weights = getattr(grounder, "weights", None)
+        if weights is None or weights == found.weights:
+            return found
+        if (name, weights) not in _TOLD:
+            _TOLD.add((name, weights))
+            log.warning(
+                "verification: %s was calibrated with other weights, so its scores rank and are no probabilities; "
+                "calibrate anew with `python -m tests.benchmarks.verification --calibrate`", name,
+            )  # fmt: skip
+        return replace(found, stale=True)
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
@@ -89,7 +113,7 @@ class Calibration:
     def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
         """The inverse of `to_dict`."""
         kinds = {kind: Weights(float(w["bias"]), dict(w["weights"])) for kind, w in data["kinds"].items()}
-        return cls(kinds, float(data["limit"]), str(data.get("grounder", "")))
+        return cls(kinds, float(data["limit"]), str(data.get("grounder", "")), str(data.get("weights", "")))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -100,7 +124,7 @@ class Calibration:
             }
             for kind, w in self.kinds.items()
         }
-        return {"grounder": self.grounder, "limit": round(self.limit, 4), "kinds": kinds}
+        return {"grounder": self.grounder, "weights": self.weights, "limit": round(self.limit, 4), "kinds": kinds}
 
 
 @dataclass(frozen=True)

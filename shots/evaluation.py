@@ -167,7 +167,7 @@ class Report:
     defects: of the film as a whole (missing and extra shots); those of the shots stand with the shots. same_look: per
     pair of neighbouring shots with an actor in common, how alike what stands out in them is coloured (0 to 1). judge:
     what the stage's judge reads, as a measure. calibration: for which grounder the probabilities were fitted; "" is
-    none: then they order takes, and their size says little.
+    none, nor is it this one with other weights: then they order takes, and their size says little.
     """
 
     passed: bool
@@ -214,7 +214,7 @@ class Report:
         told = [(name.replace("_", " "), value) for name, value in self.quality.to_dict().items() if name != "frames"]
         lines.append(", ".join(f"{name} {value:.3f}" for name, value in told if value is not None))
         if not self.calibration:
-            lines.append("the probabilities were not fitted for this grounder: they rank, and no more")
+            lines.append("the probabilities were not fitted for this grounder as it is: they rank, and no more")
         return "\n".join(lines)
 
 
@@ -474,7 +474,8 @@ class _Verdict:
             score=_geometric([shot.score for shot in shots]) * (0.5 if extra else 1.0),
             shots=shots, defects=extra, cuts=self._cuts(), quality=Quality.mean(measured),
             same_look=self._same_look() if self.measures else (),
-            fps=self.film.fps, duration=self.film.duration, limit=self.limit, calibration=self.calibration.grounder,
+            fps=self.film.fps, duration=self.film.duration, limit=self.limit,
+            calibration="" if self.calibration.stale else self.calibration.grounder,
             judge=judged,
         )  # fmt: skip
 

@@ -28,12 +28,15 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
 
 from shots.errors import ShotsError
+from shots.runtime.weights import resolve, sha256_file
 from unitime.decode import (
     CoarseAnswer,
     FineAnswer,
@@ -46,7 +49,7 @@ from unitime.decode import (
 )
 from unitime.errors import UniTimeError
 from unitime.frames import FramePlan
-from unitime.model import Features, Prefix, VisionLanguageModel
+from unitime.model import SHIPPED, Features, Prefix, VisionLanguageModel
 from unitime.prompts import QUERY_LENGTH, parse_stamps, parse_windows
 from unitime.reading import describe, read_units
 from unitime.sequence import build_prefix
@@ -222,6 +225,7 @@ class UniTime:
         self.model = model
         self.cache = cache
         self.name = name  # what it was loaded by: what was fitted for a model (`shots.calibration`) is found by it
+        self._folder: Path | None = None  # what it was loaded from
 
     @classmethod
     def from_pretrained(
@@ -253,7 +257,21 @@ class UniTime:
             name_or_path, adapter=adapter, revision=revision, dtype=dtype, device=device, prompts=prompts,
             quantization=quantization,
         )  # fmt: skip
-        return cls(loaded, cache, None if adapter is not None else str(name_or_path))
+        made = cls(loaded, cache, None if adapter is not None else str(name_or_path))
+        made._folder = None if adapter is not None else resolve(name_or_path, SHIPPED, revision)
+        return made
+
+    @cached_property
+    def weights(self) -> str | None:
+        """sha256 of the weights it was loaded with: of their file or, of several, of their hashes in order of name.
+
+        None where it was not loaded from a folder, or an adapter was merged in. What was fitted for a model
+        (`shots.calibration`) holds for these weights only. Read from the files when it is first asked for.
+        """
+        if self._folder is None:
+            return None
+        found = [sha256_file(file) for file in sorted(self._folder.glob("*.safetensors"))]
+        return found[0] if len(found) == 1 else sha256("".join(found).encode()).hexdigest()
 
     def encode(self, video: Any) -> VideoHandle:
         """A handle on a video (a path or a :class:`shots.Video`), to be asked many times.

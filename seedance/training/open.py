@@ -9,7 +9,9 @@ Notable choices:
   eps - x0; s is logit-normal, moved towards noise by the shift of the checkpoint's own scheduler. Checkpoints with a
   time per token (TI2V) may be given the first frame: clean, at time 0, and out of the loss.
 - LoRA through PEFT, saved by diffusers' own writer: ``out/lora/pytorch_lora_weights.safetensors`` loads wherever
-  diffusers' files do. Whole: ``out/model`` is a checkpoint like the one it came from, whose other parts are links.
+  diffusers' files do. ``comfyui_lora.safetensors`` beside it has the original names and says alpha: ComfyUI
+  (`comfy/lora.py`) looks a module up as ``diffusion_model.`` and its own name, and knows none of diffusers' for Wan.
+- Whole training: ``out/model`` is a checkpoint like the one it came from, whose other parts are links.
 - With LoRA the base is frozen in the compute dtype and no part of what the loop saves and shares: checkpoints and the
   moving average are the adapters alone. Whole training keeps float32 masters, spread over processes by ``loop.fsdp``.
 - The embedding of time runs in float32 under autocast, as the checkpoints want it.
@@ -35,6 +37,7 @@ from torch import Tensor, nn
 
 from seedance import flow
 from seedance.engines.folder import Checkpoint, diffusers, load_part
+from seedance.engines.names import original
 from seedance.errors import SeedanceError
 from seedance.training.dit import device_name, normal_like, write_png
 from seedance.training.open_latents import OpenBatch, OpenStore, check_cache, find_checkpoint
@@ -368,8 +371,10 @@ def _first_size(buckets: dict[str, Any]) -> tuple[int, int, int]:
 
 
 def save_lora(transformer: Any, folder: Path) -> Path:
-    """The adapters as ``pytorch_lora_weights.safetensors`` in bf16, with their configuration in its header."""
+    """The adapters in bf16: as ``pytorch_lora_weights.safetensors`` with their configuration in its header, and under
+    the family's own names as ``comfyui_lora.safetensors``."""
     from peft.utils import get_peft_model_state_dict
+    from safetensors.torch import save_file
 
     pipeline = diffusers().WanPipeline
     layers = {name: tensor.to(torch.bfloat16).cpu() for name, tensor in get_peft_model_state_dict(transformer).items()}
@@ -378,6 +383,13 @@ def save_lora(transformer: Any, folder: Path) -> Path:
         folder, transformer_lora_layers=layers,
         transformer_lora_adapter_metadata=transformer.peft_config["default"].to_dict(),
     )  # fmt: skip
+    theirs = {}
+    for name, tensor in layers.items():
+        module, _, side = name.rpartition(".lora_")
+        key = f"diffusion_model.{original('Wan', module)}"
+        theirs[f"{key}.lora_{side}"] = tensor.contiguous()
+        theirs[f"{key}.alpha"] = torch.tensor(float(transformer.peft_config["default"].lora_alpha))
+    save_file(theirs, folder / "comfyui_lora.safetensors", metadata={"format": "pt"})
     return folder
 
 

@@ -190,7 +190,7 @@ def calibrate(
     grounder: Grounder, count: int = 20, first_seed: int = CALIBRATION_SEED, progress: Progress = lambda *_: None
 ) -> Calibration:
     """Fits weights and limit for a grounder on `count` films of each kind of defect and as many without, of training
-    seeds. They are found again by the grounder's `name`."""
+    seeds. They are found again by the grounder's `name`, and hold for its `weights` as they are."""
     from shots.evaluation import verify
 
     plain = Calibration()  # by which everything is gathered, whatever it counted before
@@ -199,7 +199,8 @@ def calibrate(
         if film.kind != "missing_shot":
             gathered += samples(film, verify(film.video, film.script, grounder, measures=False, calibration=plain))
         progress(number + 1, count * (len(KINDS) + 1), film.kind or "no defect")
-    return fit(gathered, str(getattr(grounder, "name", None) or ""), FALSE_ALARMS)
+    made = fit(gathered, str(getattr(grounder, "name", None) or ""), FALSE_ALARMS)
+    return replace(made, weights=str(getattr(grounder, "weights", None) or ""))
 
 
 def check(

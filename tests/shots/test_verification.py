@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -290,6 +290,36 @@ def test_weights_are_never_negative_and_survive_a_file(tmp_path: Path) -> None:
 def test_a_grounder_without_a_calibration_gets_plain_weights_and_the_report_says_so() -> None:
     assert Calibration.of(Believer()).grounder == ""
     assert "rank" in str(verify(film(1), script("A red cube spins."), Believer()))
+
+
+def test_what_was_fitted_to_other_weights_is_told_once_and_claims_no_probability(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = {"me": replace(Calibration(limit=0.25, grounder="me"), weights="a" * 64).to_dict()}
+    path = tmp_path / "verification.json"
+    path.write_text(json.dumps(known))
+    grounder = Believer()
+    grounder.name, grounder.weights = "me", "a" * 64  # type: ignore[attr-defined]
+    same = Calibration.of(grounder, path)
+    assert (same.limit, same.stale, caplog.text) == (0.25, False, "")
+    grounder.weights = "b" * 64  # type: ignore[attr-defined]
+    for _ in range(2):
+        other = Calibration.of(grounder, path)
+    assert other.stale and other.limit == 0.25 and len(caplog.records) == 1 and "--calibrate" in caplog.text
+    told = script("A red cube spins.")
+    assert verify(film(1), told, grounder, calibration=same).to_dict()["calibration"] == "me"
+    stale = verify(film(1), told, grounder, calibration=other)
+    assert stale.to_dict()["calibration"] is None and "they rank, and no more" in str(stale)
+
+
+def test_what_ships_for_verification_was_fitted_to_the_weights_that_ship() -> None:
+    from unitime.grounder import SHIPPED, UniTime
+
+    grounder = UniTime.__new__(UniTime)  # its name and folder, without loading it
+    grounder.name, grounder._folder = "unitime-nano", SHIPPED["unitime-nano"]
+    assert not Calibration.of(grounder).stale and Calibration.of(grounder).grounder == "unitime-nano", (
+        "unitime/nano has other weights: python -m tests.benchmarks.verification --calibrate --films 12"
+    )
 
 
 def test_certainty_is_not_believed_beyond_a_limit() -> None:

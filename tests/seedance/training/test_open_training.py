@@ -18,11 +18,14 @@ import torch
 from safetensors.torch import load_file
 
 from seedance.engines.folder import diffusers, load_part
+from seedance.engines.lora import matched as fitted
+from seedance.engines.lora import read_lora
+from seedance.engines.names import original
 from seedance.errors import SeedanceError
 from seedance.training import train
 from seedance.training.open import OpenObjective, exact_times, flops, shift_of
 from seedance.training.open_latents import OpenBatch, OpenBucket, OpenStore, choose_bucket, encode, find_checkpoint
-from shots.video import VideoWriter
+from shots.video import VideoWriter, read_video
 from tests.seedance.engines.tiny_checkpoints import wan, wan_transformer
 
 pytestmark = pytest.mark.skipif(
@@ -287,6 +290,20 @@ def test_an_adapter_learns_and_loads_in_diffusers_with_every_key(model: Path, ca
     assert all(tensor.any() for name, tensor in saved.items() if "lora_B" in name)
     scale = next(m.scaling for m in pipe.transformer.modules() if getattr(m, "scaling", None))
     assert set(scale.values()) == {2.0}  # alpha / r, from the file's header
+    # ComfyUI looks a module up by "diffusion_model.", its original name and nothing more.
+    named = {f"diffusion_model.{original('Wan', name)}" for name in before}
+    theirs = load_file(folder / "comfyui_lora.safetensors")
+    modules = {key.removesuffix(".lora_A.weight") for key in theirs if key.endswith(".lora_A.weight")}
+    assert len(modules) == 20 and {f"{module}.weight" for module in modules} <= named
+    wan = find_checkpoint(str(model))
+    plain = load_part(wan, "transformer")
+    one, two = (
+        fitted(read_lora(folder / f"{name}.safetensors"), wan.family, plain)
+        for name in ("comfyui_lora", "pytorch_lora_weights")
+    )
+    assert one.keys() == two.keys()
+    assert {pair.alpha for pair in (*one.values(), *two.values())} == {16.0}
+    assert all(torch.equal(one[n].down, two[n].down) and torch.equal(one[n].up, two[n].up) for n in one)
     pipe.unload_lora_weights()
     assert all(torch.equal(before[n], t) for n, t in pipe.transformer.state_dict().items())
 
@@ -324,7 +341,11 @@ def test_samples_are_drawn_while_training_and_leave_the_weights_alone(model: Pat
     quiet = train(*recipe(model, cache, tmp_path / "quiet", "loop.steps=3", "loop.decay=0", "loop.ema=0"))
     out = tmp_path / "seen"
     seen = train(*recipe(model, cache, out, "loop.steps=3", "loop.decay=0", "sample_minutes=0.00001", "loop.ema=0"))
-    assert sorted(file.name for file in (out / "samples").iterdir()) == [f"step-000000{n}.png" for n in (1, 2, 3)]
+    files = sorted(file.name for file in (out / "samples").iterdir())
+    assert [name for name in files if name.endswith(".png")] == [f"step-000000{n}.png" for n in (1, 2, 3)]
+    films = [file for file in files if file.endswith(".mp4")]
+    assert films == [f"step-000000{n}-0.mp4" for n in (1, 2, 3)]
+    assert read_video(out / "samples" / films[0]).frames.shape == (5, 32, 32, 3)
     assert same_adapter(quiet, seen)
 
 
