@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 def load(model: str, device: str | None, *, grounder: str, adapter: str = "") -> Make:
     """A maker of films with a model, which verifies with a grounder where a task says so."""
-    from seedance.pipeline import Seedance
-
-    pipe = Seedance.from_pretrained(model, device=device)
+    pipe = renderer.opened(model, device)
     verifiers: list[Any] = []
 
     def make(task: Task, report: Report) -> Mapping[str, Any]:

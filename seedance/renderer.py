@@ -105,11 +105,24 @@ Load = Callable[..., Make]
 """`load(model, device, **options)`; the options are those of `seedance.workers.Workers`."""
 
 
-def load(model: str, device: str | None) -> Make:
-    """A maker of films with a model by name, folder or hub id. It does not verify."""
+def opened(model: str, device: str | None) -> Seedance:
+    """A model to make films with. An open checkpoint comes in stages, as its first film fits the device; a tiny
+    autoencoder (TAEHV) in its folder, ``tiny.safetensors``, shows its previews."""
+    from seedance.acceleration.options import Acceleration
+    from seedance.engines.engine import DiffusersSeedance
     from seedance.pipeline import Seedance
 
-    pipe = Seedance.from_pretrained(model, device=device)
+    pipe = Seedance.from_pretrained(model, device=device, acceleration=Acceleration())
+    if isinstance(pipe, DiffusersSeedance) and (tiny := pipe.checkpoint.folder / "tiny.safetensors").is_file():
+        from seedance.acceleration.tiny import load_tiny
+
+        pipe.tiny = load_tiny(tiny, pipe.device)
+    return pipe
+
+
+def load(model: str, device: str | None) -> Make:
+    """A maker of films with a model by name, folder or hub id. It does not verify."""
+    pipe = opened(model, device)
 
     def make(task: Task, report: Report) -> dict[str, Any]:
         if task.request.get("verify"):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,6 +20,7 @@ from seedance.engines.names import original
 from seedance.engines.single_file import empty, load_single_file, open_single_file
 from seedance.errors import SeedanceError
 from seedance.pipeline import Seedance
+from seedance.preview import preview_frames
 
 Make = Callable[[str], Path]
 Opened = Callable[[str], Any]
@@ -274,6 +276,31 @@ def test_what_keeps_float32_keeps_it_from_one_file(opened: Opened, tmp_path: Pat
     assert {name: tensor.dtype for name, tensor in ours.state_dict().items()} == kinds
 
 
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_positions_and_modulation_keep_their_digits_in_bf16(opened: Opened, tmp_path: Path, kind: str) -> None:
+    """Rotations of 44/42/42 of 128 numbers by theta 10,000 from float64, and tables of modulation in float32."""
+    pipe = opened("wan-t2v")
+    if kind == "folder":
+        model = load_part(pipe.checkpoint, "transformer", torch.bfloat16)
+    else:
+        save_file(in_original_names(pipe), tmp_path / "t.safetensors")
+        file = open_single_file(tmp_path / "t.safetensors", pipe.checkpoint)
+        model = load_single_file(file, pipe.checkpoint, torch.bfloat16)
+    dim = model.config.attention_head_dim
+    sides = (dim - 4 * (dim // 6), 2 * (dim // 6), 2 * (dim // 6))
+    assert [128 - 4 * (128 // 6), 2 * (128 // 6), 2 * (128 // 6)] == [44, 42, 42]
+    places = torch.arange(model.config.rope_max_seq_len, dtype=torch.float64)
+    angles = [
+        torch.outer(places, 10_000.0 ** (-torch.arange(0, side, 2, dtype=torch.float64) / side)) for side in sides
+    ]
+    angles = torch.cat([angle.repeat_interleave(2, dim=1) for angle in angles], dim=1)
+    torch.testing.assert_close(model.rope.freqs_cos.double(), angles.cos(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(model.rope.freqs_sin.double(), angles.sin(), atol=1e-6, rtol=0)
+    kept = {name: p.dtype for name, p in model.named_parameters() if "scale_shift_table" in name or ".norm2." in name}
+    assert set(kept.values()) == {torch.float32} and len(kept) > 2
+    assert model.blocks[0].attn1.to_q.weight.dtype == torch.bfloat16
+
+
 def test_a_file_of_another_model_is_refused(opened: Opened, tmp_path: Path, nothing_loads: None) -> None:
     pipe = opened("wan-t2v")
     state = in_original_names(pipe)
@@ -338,6 +365,31 @@ def test_normalised_latents_are_those_that_the_sampler_ends_with(opened: Opened,
     torch.testing.assert_close(  # the last step is heading for what it gives
         sanity.normalised(film.latents[None], pipe.parts["vae"]), seen[-1], atol=1e-4, rtol=1e-4
     )
+
+
+def test_a_tiny_autoencoder_is_given_normalised_latents_and_the_full_one_is_not(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, seen = opened("wan-t2v"), {}
+
+    class Tiny:
+        def pictures(self, latents: torch.Tensor) -> np.ndarray:
+            seen["tiny"] = latents.clone()
+            return np.zeros((latents.shape[1], 8, 8, 3), np.uint8)
+
+    monkeypatch.setattr(pipe, "tiny", Tiny())
+    film = pipe.sample([pipe.plan("a red cube", num_frames=9)], callback=lambda *said: seen.update(last=said[2]))[0]
+    preview_frames(pipe, seen["last"], most=film.latents.shape[1])
+    full = film.latents[None]
+    torch.testing.assert_close(seen["tiny"][None], sanity.normalised(full, pipe.parts["vae"]), atol=1e-4, rtol=1e-4)
+    assert (seen["tiny"][None] - full).abs().max() > 0.05  # Wan's means and deviations lie between the two
+
+
+def test_a_shot_has_the_next_1_4n_frames_and_the_checkpoint_s_own_shift(opened: Opened) -> None:
+    pipe = opened("wan-t2v")
+    film = pipe.sample([pipe.plan("a red cube", num_frames=7)])[0]
+    assert film.latents.shape[1] == 3 and pipe.video(film).frames.shape[0] == 7  # 9 are made
+    assert film.record["shift"] == pipe.checkpoint.config("scheduler")["flow_shift"] == 3.0
 
 
 def test_silent_noise_is_an_error(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,22 +3,28 @@ and taken again, taken up again, and refused before anything is loaded where mem
 
 from __future__ import annotations
 
+import base64
 import functools
+import io
 import json
+import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from cli import main
-from seedance import SeedanceError
+from seedance import SeedanceError, renderer
 from seedance.acceleration import fit as fitting
 from seedance.acceleration.fit import fit, needs
 from seedance.acceleration.options import Acceleration
 from seedance.acceleration.staged import StagedSeedance, Words
+from seedance.acceleration.tiny import TinyDecoder
 from seedance.api import RenderRequest, render
 from seedance.engines.engine import SEED_STEP
 from seedance.engines.folder import open_checkpoint
@@ -197,6 +203,33 @@ def test_the_shell_verifies_an_open_checkpoints_film_with_the_shipped_grounder(
     assert len(verdict["shots"]) == 2 and isinstance(verdict["passed"], bool)
     assert said["record"]["engine"]["family"] == "Wan" and file.is_file() and Path(said["sheet"]).is_file()
     assert 1 <= len(said["record"]["verification"]["takes"]) <= 2
+
+
+# ---------------------------------------------------------------------- the server's renderer
+
+
+def test_the_servers_renderer_opens_a_checkpoint_in_stages_and_shows_previews_by_its_tiny_autoencoder(
+    checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(checkpoint("wan-t2v"), tmp_path / "wan"))
+    torch.manual_seed(0)
+    save_file(TinyDecoder(16, (4, 4, 4, 4)).state_dict(), folder / "tiny.safetensors")
+    monkeypatch.setattr(renderer, "_APART", 0.0)
+    monkeypatch.setattr(renderer, "_PART", 1e9)
+    said: list[dict[str, Any]] = []
+    make = renderer.load(str(folder), "cpu")
+    request = {"script": {"shots": [{"caption": "a red cube"}]}, "seed": 1, "height": 32, "width": 32, "fps": 8.0,
+               "steps": 3}  # fmt: skip
+    (tmp_path / "job").mkdir()
+    told = make(renderer.Task("job", request, tmp_path / "job"), renderer.Report(said.append, threading.Event()))
+    assert (tmp_path / "job" / "film.mp4").is_file() and told["frames"]
+    film = LatentFilm.load(tmp_path / "job" / "film.state.safetensors")
+    assert film.record["acceleration"]["offload"] == "none"  # what the estimate took
+    pictures = [base64.b64decode(picture) for line in said for picture in line["previews"]]
+    assert pictures and Image.open(io.BytesIO(pictures[0])).size == (32, 32)  # its pixels, not the linear map's 16
+    save_file({"x": torch.zeros(1)}, folder / "tiny.safetensors")
+    with pytest.raises(SeedanceError, match="TAEHV"):
+        renderer.load(str(folder), "cpu")
 
 
 # ---------------------------------------------------------------------- taken up again
