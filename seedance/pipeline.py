@@ -52,6 +52,8 @@ from shots.runtime.weights import load_into, load_tensors, resolve, save_tensors
 from shots.script import Script, Shot
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from seedance.engines.folder import Checkpoint
     from shots.video import Video
 
@@ -399,6 +401,16 @@ class Seedance:
     def dtype(self) -> torch.dtype:
         """Number format of the DiT's weights."""
         return next(self.transformer.parameters()).dtype
+
+    def spread(self, mesh: DeviceMesh) -> None:
+        """Shares the transformer's passes out over the processes of a mesh with a dimension "guidance", "sequence", or
+        both; every process then calls the pipeline alike and gets the film (`seedance.acceleration.parallel`).
+
+        Raises SeedanceError for other dimensions, and for more processes than heads or branches allow.
+        """
+        from seedance.acceleration.parallel import spread
+
+        self.denoiser = spread(self.transformer, mesh)
 
     # ------------------------------------------------------------------ rendering
 

@@ -3,7 +3,7 @@
     torchrun --nproc-per-node 4 make.py
 
     mesh = init_device_mesh("cuda", (2, 2), mesh_dim_names=("guidance", "sequence"))
-    pipeline.denoiser = spread(pipeline.transformer, mesh)       # every process then calls the pipeline alike
+    pipeline.spread(mesh)                                     # every process then calls the pipeline alike
 
 Notable choices:
 
@@ -14,6 +14,7 @@ Notable choices:
 - `BySequence` is Ulysses (https://arxiv.org/abs/2309.14509) on our own transformer: each process holds some of the
   latent frames. Around attention over all frames, one all-to-all gives it all frames of some heads, another gives its
   frames back. Attention within a frame needs no exchange; text states are held by all.
+- Open checkpoints are spread by `parallel_open`, through the same call.
 - The model file knows nothing of this; the layers' own parts (`Stream`, `attend`) are used between the exchanges.
 """
 
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 
 def spread(model: VideoDiT, mesh: DeviceMesh) -> Denoiser:
-    """The transformer over a mesh with a dimension "guidance", "sequence", or both; for ``Seedance.denoiser``."""
+    """The transformer over a mesh with a dimension "guidance", "sequence", or both."""
     names = mesh.mesh_dim_names or ()
     if not names or not set(names) <= {"guidance", "sequence"}:
         raise SeedanceError(f"mesh: has dimensions {', '.join(names) or 'without names'}; name them guidance, sequence")

@@ -26,7 +26,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 import torch
@@ -43,6 +43,9 @@ from seedance.pipeline import LatentFilm, Plan, Sampling, read_script
 from shots.errors import ShotsError
 from shots.runtime.device import pick_device, pick_dtype
 from shots.script import Script
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 log = logging.getLogger("seedance")
 
@@ -271,6 +274,17 @@ class StagedSeedance(DiffusersSeedance):
         for adapter in self._adapters:
             self.adapters += load_lora(adapter, self._family, self.parts)
         self._disks = [fit_out(self.parts[part], said, self.device) for part in self._transformers()]
+        if self.spread_over is not None:
+            for part in self._transformers():
+                self.spread_over.put_on(self.parts[part])
+
+    def spread(self, mesh: DeviceMesh) -> None:
+        """As :meth:`DiffusersSeedance.spread`; transformers that are yet to be loaded are spread then."""
+        if self.acceleration.cache is not None and "sequence" in (mesh.mesh_dim_names or ()):
+            raise SeedanceError(
+                "cache: parts of a sequence would not agree on what changed; leave it out, or the dimension sequence"
+            )
+        super().spread(mesh)
 
     # ------------------------------------------------------------------ films
 

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from seedance.acceleration.decoding import Tiling, decode, open_step
+from seedance.acceleration.guiding import some_guidance
 from seedance.engines import sanity
 from seedance.engines.families import Family, Start, picture
 from seedance.engines.fingerprint import fingerprints
@@ -57,6 +58,9 @@ from shots.runtime.device import pick_device, pick_dtype
 from shots.script import Script
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from seedance.acceleration.parallel_open import Spread
     from seedance.engines.lora import Adapter
     from seedance.engines.single_file import SingleFile
 
@@ -200,7 +204,10 @@ class DiffusersSeedance(Seedance):
         tasks: what it can be given: "text", "image", "last".
         carry: how actors come from shot to shot: one of `CARRY`, as far as `tasks` allows.
         adapters: what `lora` put on it, for the record.
+        spread_over: what shares its passes out over several devices, None where nothing does.
     """
+
+    spread_over: Spread | None = None
 
     def __init__(
         self, checkpoint: Checkpoint, parts: dict[str, Any], *, name: str, device: torch.device, dtype: torch.dtype
@@ -287,6 +294,17 @@ class DiffusersSeedance(Seedance):
             made.set_progress_bar_config(disable=True)
             self._pipes[name] = made
         return self._pipes[name]
+
+    def spread(self, mesh: DeviceMesh) -> None:
+        """As :meth:`Seedance.spread`: guidance branches of every family, sequences of Wan and LTX-Video."""
+        from seedance.acceleration.parallel_open import Spread
+
+        if self.spread_over is not None:
+            raise SeedanceError(f"mesh: {self.name} is spread over one already; load it anew")
+        self.spread_over = Spread(mesh, self.checkpoint)
+        for part in TRANSFORMERS:
+            if self.parts.get(part) is not None:
+                self.spread_over.put_on(self.parts[part])
 
     # ------------------------------------------------------------------ rendering
 
@@ -485,7 +503,7 @@ class DiffusersSeedance(Seedance):
             before = kept.record.get("shots") or [{} for _ in held]
             shots[: len(before)] = [dict(shot) for shot in before]
         record = self._told(plan, settings, task)
-        timings = {"text": 0.0, "sampling": 0.0, "pictures": 0.0}
+        timings, saved = {"text": 0.0, "sampling": 0.0, "pictures": 0.0}, meter.saved
         if kept is not None and "decode_timestep" in kept.record:
             record["decode_timestep"] = kept.record["decode_timestep"]
         for number in numbers:
@@ -509,7 +527,7 @@ class DiffusersSeedance(Seedance):
         elif task is None:
             record["task"] = "+".join(kinds) + " frame" if kinds else "text"
         record["timings"] = {key: value for key, value in timings.items() if value or key != "pictures"}
-        record["flops"] = {"transformer": self._flops(plan, numbers, settings)}
+        record["flops"] = {"transformer": self._flops(plan, numbers, settings) - (meter.saved - saved)}
         whole = torch.cat([piece for piece in pieces if piece is not None], dim=1)
         return LatentFilm(whole, plan, record)
 
@@ -574,8 +592,11 @@ class DiffusersSeedance(Seedance):
             height=plan.height, width=plan.width, frames=frames, fps=plan.fps, scale=settings.scale,
         )  # fmt: skip
         shape = (ratio.latent_frames(frames), *plan.grid)
+        if self.spread_over is not None:
+            self.spread_over.begin(ratio.tokens(frames, plan.height, plan.width), settings.branches == 2)
         generator = torch.Generator("cpu").manual_seed(seed)
-        with _watched(pipe, family, meter, shape, self.name):
+        interval = self._interval(settings)
+        with some_guidance(pipe, family, interval) as saved, _watched(pipe, family, meter, shape, self.name, self.spread_over):
             try:
                 pipe(
                     **words, **said, **self.defaults.call, num_inference_steps=settings.steps, generator=generator,
@@ -595,7 +616,22 @@ class DiffusersSeedance(Seedance):
                 "choose other sizes"
             )
         sanity.check_latents(latents, self.parts["vae"], self.name)
+        meter.saved += saved.passes * self._flops(plan, [number], replace(settings, steps=1, scale=1.0))
         return _cpu(latents[0]), None if timestep is None else float(timestep.flatten()[0]), spent
+
+    def _interval(self, settings: _Settings) -> tuple[float, float]:
+        """Times at which guidance acts."""
+        interval = self.acceleration.guidance_interval
+        if settings.branches == 1 or interval == (0.0, 1.0):
+            return 0.0, 1.0
+        if self.spread_over is not None:
+            raise SeedanceError("guidance_interval: does not go with several devices; leave it out")
+        if self.checkpoint.family.doubled and self.acceleration.cache is not None:
+            raise SeedanceError(
+                f"guidance_interval: {self.checkpoint.family.name} runs both branches at once, whose cache would not "
+                "fit one; leave one of the two out"
+            )
+        return interval
 
     def _flops(self, plan: Plan, numbers: Sequence[int], settings: _Settings) -> int:
         config = self.checkpoint.config("transformer" if "transformer" in self.checkpoint.parts else "transformer_2")
@@ -641,11 +677,12 @@ class _Settings:
 
 @dataclass
 class _Meter:
-    """Counts the steps of a whole request and tells the caller."""
+    """Counts the steps of a whole request, and the operations that it was spared, and tells the caller."""
 
     callback: Callback | None
     total: int
     done: int = 0
+    saved: int = 0
 
     def step(self, preview: Callable[[], Tensor]) -> None:
         self.done += 1
@@ -654,13 +691,17 @@ class _Meter:
 
 
 @contextmanager
-def _watched(pipe: Any, family: Family, meter: _Meter, shape: tuple[int, int, int], name: str) -> Iterator[None]:
+def _watched(
+    pipe: Any, family: Family, meter: _Meter, shape: tuple[int, int, int], name: str, spread: Spread | None
+) -> Iterator[None]:
     """Watches a stock pipeline at its scheduler, and stops it at its VAE with `_Caught`."""
     scheduler, vae = pipe.scheduler, pipe.vae
     step, first = scheduler.step, True
 
     def stepped(*args: Any, **kwargs: Any) -> Any:
         nonlocal first
+        if spread is not None:
+            spread.check_step(name)
         found = step(*args, **kwargs)
         if first:
             sanity.check_step(args[0], name)
