@@ -6,13 +6,14 @@ where nothing was found the answer says that it rests on the whole film.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import gradio as gr
 
-from demos import picker, widgets
+from demos import passes, picker, widgets
 from demos.services import Services
-from demos.widgets import QUIET, refused
+from demos.widgets import refused
 from shots.errors import ShotsError
 from unitime.errors import UniTimeError
 
@@ -32,7 +33,9 @@ def build(services: Services, page: gr.Blocks, tab: gr.Tab) -> picker.Picker:
                 label="Options", lines=4, max_lines=26, elem_id="ask-options", max_length=20_000,
                 info="One a line, 2 to 26; none for an open question.", placeholder="It jumps.\nIt falls.\nIt spins.",
             )  # fmt: skip
-            go = gr.Button("Ask", variant="primary", elem_id="ask-go")
+            with gr.Row(elem_classes="actions"):
+                go = gr.Button("Ask", variant="primary", elem_id="ask-go", scale=3)
+                stop = gr.Button("Cancel", variant="stop", elem_id="ask-cancel", interactive=False, scale=1)
             answer = widgets.answer("ask-answer")
 
     widgets.remember(
@@ -40,22 +43,31 @@ def build(services: Services, page: gr.Blocks, tab: gr.Tab) -> picker.Picker:
         lambda said: (said.get("question") or gr.skip(), said.get("options") or gr.skip()), [question, options],
     )  # fmt: skip
 
-    def ask(film: str | None, asked: str, listed: str) -> tuple[Any, Any]:
+    async def ask(film: str | None, asked: str, listed: str, request: gr.Request) -> tuple[Any, ...]:
         """Answers a question about a film; options one a line."""
         path = picker.need(film)
         choices = [line.strip() for line in (listed or "").splitlines() if line.strip()]
+
+        def look(cancelled: threading.Event) -> tuple[Any, Any]:
+            handle, model = services.handle(path), passes.Stoppable(services.grounder(), cancelled)
+            return handle, model.ask(handle, asked, choices or None).to_dict()
+
         try:
-            handle = services.handle(path)
-            said = services.grounder().ask(handle, asked, choices or None).to_dict()
+            handle, said = await services.passes.make(look, request)
         except (UniTimeError, ShotsError) as error:
             raise refused("Not answered", error) from error
-        return shown(said, choices, handle.duration)
+        told = shown(said, choices, handle.duration)
+        return *told, told
 
-    go.click(
-        ask, [choice.player, question, options], [answer, moment], api_name="ask", concurrency_limit=1,
-        concurrency_id="grounder", show_progress_on=[go],
+    def again(told: Any) -> tuple[Any, Any]:
+        """What was told before, without being played."""
+        return (None, None) if told is None else (told[0], {**told[1], "play": None})
+
+    latest = gr.State()
+    event = widgets.offer(
+        go, stop, ask, [choice.player, question, options], [answer, moment, latest], api_name="ask"
     )  # fmt: skip
-    choice.player.change(lambda: (None, None), None, [answer, moment], **QUIET)
+    widgets.keep(page, "ask.told", choice.player, latest, event, again, [answer, moment])
     return choice
 
 

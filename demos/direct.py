@@ -13,7 +13,9 @@ Notable choices:
 from __future__ import annotations
 
 import asyncio
+import html
 import json
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,12 +114,17 @@ def build(services: Services, page: gr.Blocks) -> Direct:
             bars = widgets.timeline("direct-verdict")
             with gr.Row(elem_classes="downloads"):
                 downloads = [
-                    gr.DownloadButton(f"↓ {what}", size="sm", interactive=False, min_width=80, elem_id=f"direct-{what}")
+                    gr.DownloadButton(
+                        f"↓ {what}", size="sm", interactive=False, min_width=80, elem_id=f"direct-get-{what}"
+                    )
                     for what in ("film", "record", "script")
                 ]
                 check = gr.Button(
                     "✓ Verify", size="sm", interactive=False, min_width=80, elem_id="direct-verify",
                 )  # fmt: skip
+                leave = gr.Button(
+                    "Cancel", size="sm", variant="stop", visible=False, min_width=80, elem_id="direct-verify-cancel"
+                )
             with gr.Accordion("Record", open=False):
                 record = gr.JSON(label="How this film was made", show_label=False, elem_id="direct-record")
     examples = read_examples()
@@ -125,7 +132,7 @@ def build(services: Services, page: gr.Blocks) -> Direct:
         gr.Markdown("### Examples\nReally made by the shipped weights. Choose one to have its film and its script.")
         shelf = widgets.strip({"items": [example["item"] for example in examples]}, elem_id="direct-examples")
 
-    job = gr.BrowserState("", storage_key="seedance.direct.job", secret="studio")
+    job = widgets.browser_state(page, "direct.job", "")
     form_parts = [fields[name] for name in NAMES]
 
     # What is written.
@@ -136,7 +143,7 @@ def build(services: Services, page: gr.Blocks) -> Direct:
             try:
                 cards = form.to_cards(prompt, cards)
             except ShotsError as error:
-                gr.Warning(str(error))
+                gr.Warning(html.escape(str(error)))
             return gr.update(visible=False), gr.update(visible=True, value=cards), SHOTS
         return gr.update(visible=True, value=form.to_text(cards)), gr.update(visible="hidden"), PROMPT
 
@@ -163,8 +170,7 @@ def build(services: Services, page: gr.Blocks) -> Direct:
         said = dict(zip(NAMES, values, strict=True))
         try:
             wanted = form.request_of(said)
-            pictures = {name: Path(said[name]).read_bytes() for name in ("image", "last_image") if said[name]}
-            return services.submit(wanted, services.client(request), pictures)
+            return services.submit(wanted, services.client(request), pictures_of(said))
         except (SeedanceError, ShotsError) as error:
             raise refused("Not rendered", error) from error
 
@@ -202,7 +208,11 @@ def build(services: Services, page: gr.Blocks) -> Direct:
                 told |= {film: gr.update(value=None, visible=True), record: None, check: gr.update(**resting)}
                 told |= {button: gr.update(value=None, **resting) for button in downloads}
             elif now.status == "completed":
-                files, report = await asyncio.to_thread(services.downloads, now), verdict.of_job(now.result)
+                try:
+                    files, report = await asyncio.to_thread(services.downloads, now), verdict.of_job(now.result)
+                except SeedanceError:  # deleted since
+                    yield told | {screen: IDLE}
+                    return
                 told |= {
                     film: gr.update(value=str(files[0]), visible=True),
                     record: json.loads(files[1].read_text(encoding="utf-8")),
@@ -243,21 +253,25 @@ def build(services: Services, page: gr.Blocks) -> Direct:
             taken, [job, fields["mode"], fields["prompt"], fields["cards"]], fields["cards"], **QUIET
         )  # fmt: skip
 
-    def verify(job_id: str, mode: str, cards: dict[str, Any], request: gr.Request) -> dict[Any, Any]:
+    async def verify(job_id: str, mode: str, cards: dict[str, Any], request: gr.Request) -> dict[Any, Any]:
         """Holds the film against its script."""
         client = services.client(request)
-        try:
+
+        def look(cancelled: threading.Event) -> dict[str, Any]:
             made = services.jobs.get(job_id, client)
-            report = services.report(services.jobs.film(job_id, client), made.request["script"]).to_dict()
+            return services.report(services.jobs.film(job_id, client), made.request["script"], cancelled).to_dict()
+
+        try:
+            report = await services.passes.make(look, request)
         except (SeedanceError, ShotsError, UniTimeError) as error:
             raise refused("Not verified", error) from error
         told = {screen: {"state": "done", "text": verdict.words(report)}, bars: verdict.timeline(report, "direct-film")}
         fits = len(report["shots"]) == len(cards["shots"]) and all("take" in card for card in cards["shots"])
         return told | ({fields["cards"]: verdict.marked(cards, report)} if fits else {})
 
-    check.click(
-        verify, [job, fields["mode"], fields["cards"]], [screen, bars, fields["cards"]], concurrency_limit=1,
-        concurrency_id="grounder", show_progress_on=[check], api_visibility="private",
+    widgets.offer(
+        check, leave, verify, [job, fields["mode"], fields["cards"]], [screen, bars, fields["cards"]],
+        api_visibility="private",
     )  # fmt: skip
     show(go.click(put_in_line, form_parts, job, **QUIET))
     show(fields["cards"].select(again, [job, fields["cards"]], job, **QUIET))
@@ -278,6 +292,9 @@ def build(services: Services, page: gr.Blocks) -> Direct:
         updates = {fields[name]: gr.update(value=value) for name, value in said.items()}
         by_cards = said.get("mode") == SHOTS
         updates[fields["prompt"]] = gr.update(value=said.get("prompt", ""), visible=not by_cards)
+        if "size" in said:  # a film of the REST service may have any
+            sizes = form.SIZES if said["size"] in form.SIZES else (*form.SIZES, said["size"])
+            updates[fields["size"]] = gr.update(value=said["size"], choices=list(sizes))
         updates[fields["cards"]] = gr.update(
             value=said.get("cards") or form.empty_cards(), visible=True if by_cards else "hidden"
         )
@@ -290,18 +307,35 @@ def build(services: Services, page: gr.Blocks) -> Direct:
         def example(event: gr.EventData) -> dict[Any, Any]:
             chosen = next(each for each in examples if each["item"]["id"] == event._data["id"])
             told = filled({**form.fields_of(chosen["request"]), "image": None, "last_image": None})
+            request, path = chosen["request"], Path(chosen["item"]["film"])
+            files = services.files(path.stem, path, chosen["record"], request["script"], chosen["item"]["title"])
+            told |= {
+                button: gr.update(value=str(file), interactive=True)
+                for button, file in zip(downloads, files, strict=True)
+            }
             return told | {
-                job: "", screen: IDLE, record: chosen["record"],
-                film: gr.update(value=chosen["item"]["film"], visible=True),
+                job: "", screen: IDLE, record: chosen["record"], film: gr.update(value=str(path), visible=True),
+                check: gr.update(interactive=False), bars: None, stop: gr.update(interactive=False),
+                go: gr.update(interactive=True),
             }  # fmt: skip
 
-        shelf.select(example, None, [*form_parts, job, screen, film, record], **QUIET)
+        shelf.select(
+            example, None, [*form_parts, job, screen, film, record, check, bars, stop, go, *downloads], **QUIET
+        )  # fmt: skip
     return Direct(fields, job, filled, show)
 
 
 def _number(label: str, otherwise: str, **options: Any) -> gr.Textbox:
     # A gr.Number that holds nothing shows a 0, which would be a seed.
     return gr.Textbox(label=label, placeholder=otherwise, max_length=20, max_lines=1, min_width=110, **options)
+
+
+def pictures_of(said: dict[str, Any]) -> dict[str, bytes]:
+    """The pictures of a form, as they were uploaded. Raises SeedanceError where one is no longer there."""
+    try:
+        return {name: Path(said[name]).read_bytes() for name in ("image", "last_image") if said[name]}
+    except OSError as error:
+        raise SeedanceError("image: a picture is no longer there; upload it again") from error
 
 
 def read_examples() -> list[dict[str, Any]]:

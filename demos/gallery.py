@@ -41,7 +41,8 @@ def build(
                 gone = gr.Button("Delete", size="sm", variant="stop", elem_id="gallery-delete", min_width=80)
             with gr.Row(elem_classes="downloads"):
                 downloads = [
-                    gr.DownloadButton(f"↓ {what}", size="sm", min_width=80) for what in ("film", "record", "script")
+                    gr.DownloadButton(f"↓ {what}", size="sm", min_width=80, elem_id=f"gallery-get-{what}")
+                    for what in ("film", "record", "script")
                 ]
             with gr.Accordion("Record", open=True):
                 record = gr.JSON(show_label=False, max_height=420)
@@ -66,16 +67,16 @@ def build(
         try:
             job = services.jobs.get(id_, client)
             value = screen(job, services.jobs.progress(id_, client))
+            files = list(services.downloads(job)) if job.status == "completed" else []
         except SeedanceError:  # gone since the list was made
             return {detail: gr.update(visible=False), chosen: "", shelf: films("", request)}
-        done = job.status == "completed"
+        done = bool(files)
         told: dict[Any, Any] = {
             chosen: id_, detail: gr.update(visible=True), state: value, shelf: films(id_, request),
             film: gr.update(value=None, visible=done), record: dict(job.request),
         }  # fmt: skip
         told |= {button: gr.update(interactive=done) for button in (*looks.values(), *downloads)}
         if done:
-            files = services.downloads(job)
             told[film] = gr.update(value=str(files[0]), visible=True)
             told[record] = json.loads(files[1].read_text(encoding="utf-8"))
             told |= {
@@ -95,6 +96,8 @@ def build(
         return told | {direct.job: id_, tabs: gr.update(selected="direct")}
 
     def delete(id_: str, request: gr.Request) -> tuple[Any, Any, Any]:
+        if not id_:  # thought better of
+            return gr.skip(), gr.skip(), gr.skip()
         try:
             services.jobs.delete(id_, services.client(request))
         except SeedanceError as error:

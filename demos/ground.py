@@ -12,14 +12,15 @@ import csv
 import io
 import json
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from demos import picker, widgets
+from demos import passes, picker, widgets
 from demos.services import Services
-from demos.widgets import QUIET, refused
+from demos.widgets import refused
 from shots.errors import ShotsError
 from unitime.errors import UniTimeError
 
@@ -38,10 +39,11 @@ def build(services: Services, page: gr.Blocks, tab: gr.Tab) -> picker.Picker:
             )  # fmt: skip
             with gr.Row(elem_classes="actions"):
                 go = gr.Button("Find", variant="primary", elem_id="ground-find", scale=3)
-                top = gr.Dropdown(
-                    [("best moment only", 1), ("up to 3 moments", 3), ("up to 5 moments", 5)], value=1, min_width=160,
-                    label="Moments a query", show_label=False, scale=2, elem_id="ground-top",
-                )  # fmt: skip
+                stop = gr.Button("Cancel", variant="stop", elem_id="ground-cancel", interactive=False, scale=1)
+            top = gr.Dropdown(
+                [("the best one", 1), ("up to 3", 3), ("up to 5", 5)], value=1, label="Moments of each",
+                elem_id="ground-top",
+            )  # fmt: skip
             doubt = gr.Checkbox(
                 False, label="Show moments that the model doubts", elem_id="ground-doubt",
                 info="otherwise it says not found where it thinks so",
@@ -57,31 +59,38 @@ def build(services: Services, page: gr.Blocks, tab: gr.Tab) -> picker.Picker:
 
     widgets.remember(page, "ground.queries", {"text": queries}, lambda said: said.get("text") or gr.skip(), [queries])
 
-    def find(film: str | None, text: str, top_k: int, doubtful: bool) -> tuple[Any, ...]:
+    async def find(film: str | None, text: str, top_k: int, doubtful: bool, request: gr.Request) -> tuple[Any, ...]:
         """Finds the moments of queries, one a line, in a film."""
         path = picker.need(film)
         asked = [line.strip() for line in (text or "").splitlines() if line.strip()]
-        try:
-            handle = services.handle(path)
+
+        def look(cancelled: threading.Event) -> tuple[Any, Any]:
+            handle, model = services.handle(path), passes.Stoppable(services.grounder(), cancelled)
             threshold = 1.0 if doubtful else None
-            found = services.grounder().ground(handle, asked, top_k=int(top_k), threshold=threshold)
+            return handle, model.ground(handle, asked, top_k=int(top_k), threshold=threshold)
+
+        try:
+            handle, found = await services.passes.make(look, request)
         except (UniTimeError, ShotsError) as error:
             raise refused("Not looked for", error) from error
         result = {"video": path.name, "duration": handle.duration, "groundings": [each.to_dict() for each in found]}
-        files = exported(result, path.stem)
-        rows = [list(row.values()) for row in table_rows(result)]
-        return (
-            timeline(result), gr.update(value=rows, visible=True), gr.update(visible=True), *map(str, files)
-        )  # fmt: skip
+        return (*shown(result), result)
 
-    gr.on(
-        [go.click], find, [choice.player, queries, top, doubt], [moments, table, exports, as_json, as_csv],
-        api_name="ground", concurrency_limit=1, concurrency_id="grounder", show_progress_on=[go],
+    parts, latest = [moments, table, exports, as_json, as_csv], gr.State()
+    event = widgets.offer(
+        go, stop, find, [choice.player, queries, top, doubt], [*parts, latest], api_name="ground"
     )  # fmt: skip
-    choice.player.change(
-        lambda: (None, gr.update(visible=False), gr.update(visible=False)), None, [moments, table, exports], **QUIET
-    )
+    widgets.keep(page, "ground.found", choice.player, latest, event, shown, parts)
     return choice
+
+
+def shown(result: dict[str, Any] | None) -> tuple[Any, ...]:
+    """A result as the values of time line, table, and the exports' row, JSON and CSV; None is none."""
+    if result is None:
+        return None, gr.update(visible=False), gr.update(visible=False), None, None
+    files = exported(result, Path(result["video"]).stem)
+    rows = [list({**row, "status": row["status"].replace("ok", "found")}.values()) for row in table_rows(result)]
+    return timeline(result), gr.update(value=rows, visible=True), gr.update(visible=True), *map(str, files)
 
 
 def timeline(result: dict[str, Any], player: str = "ground-player") -> dict[str, Any]:
@@ -110,6 +119,7 @@ def table_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
 def exported(result: dict[str, Any], stem: str) -> tuple[Path, Path]:
     """The result as files: JSON and CSV."""
     folder = Path(tempfile.mkdtemp(prefix="moments-"))
+    stem = stem[:60]  # a name as long as a file system takes would be too long with these endings
     files = folder / f"{stem}.moments.json", folder / f"{stem}.moments.csv"
     files[0].write_text(json.dumps(result, ensure_ascii=False, indent=1), encoding="utf-8")
     text = io.StringIO()

@@ -11,14 +11,16 @@ Notable choices:
 
 from __future__ import annotations
 
+import html
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from demos import form, picker, verdict, widgets
-from demos.follow import follow
-from demos.services import Services
+from demos.follow import IDLE, follow
+from demos.services import Services, Verified
 from demos.widgets import QUIET, refused
 from seedance.errors import SeedanceError
 from shots.errors import ShotsError
@@ -33,10 +35,11 @@ def build(services: Services, page: gr.Blocks, tab: gr.Tab) -> picker.Picker:
         with gr.Column(scale=4, min_width=280, elem_classes="left"):
             gr.Markdown("### 1 · A video", elem_classes="step")
             choice = picker.build(services, page, "loop", tab)
-            describe = gr.Button(
-                "Caption it into a script →",
-                elem_id="loop-caption",
-            )
+            with gr.Row(elem_classes="actions"):
+                describe = gr.Button("Caption it into a script →", elem_id="loop-caption", scale=3, min_width=180)
+                leave_caption = gr.Button(
+                    "Cancel", variant="stop", elem_id="loop-caption-cancel", visible=False, scale=1, min_width=80
+                )
         with gr.Column(scale=7, min_width=300, elem_classes="right"):
             gr.Markdown("### 2 · Its script, to be edited", elem_classes="step")
             cards = widgets.cards(form.empty_cards(), "loop-cards")
@@ -50,7 +53,11 @@ def build(services: Services, page: gr.Blocks, tab: gr.Tab) -> picker.Picker:
             film = gr.Video(
                 label="Film", autoplay=True, loop=True, interactive=False, height=320, buttons=[], elem_id="loop-film"
             )
-            check = gr.Button("Verify it →", elem_id="loop-verify", interactive=False)
+            with gr.Row(elem_classes="actions"):
+                check = gr.Button("Verify it →", elem_id="loop-verify", interactive=False, scale=3, min_width=180)
+                leave_verify = gr.Button(
+                    "Cancel", variant="stop", elem_id="loop-verify-cancel", visible=False, scale=1, min_width=80
+                )
         with gr.Column(scale=7, min_width=300, elem_classes="right"):
             gr.Markdown("### 4 · Does it show the script?", elem_classes="step")
             said = gr.Markdown("Not verified yet.", elem_id="loop-said")
@@ -64,15 +71,15 @@ def build(services: Services, page: gr.Blocks, tab: gr.Tab) -> picker.Picker:
                 datatype=["number", "str", "number", "str", "str"], elem_id="loop-table", label="Report",
             )  # fmt: skip
             again = gr.Button("↻ Take failed shots again", elem_id="loop-again", visible=False)
-    job = gr.BrowserState("", storage_key="seedance.loop.job", secret="studio")
+    job = widgets.browser_state(page, "loop.job", "")
     failed = gr.State([])
     report_parts = [said, bars, sheet, table, again, failed]
 
-    def caption(path: str | None) -> Any:
+    async def caption(path: str | None, request: gr.Request) -> Any:
         """A video as a script."""
         found = picker.need(path)
         try:
-            return form.cards_of(services.caption(found, services.grounder()))
+            return form.cards_of(await services.passes.make(partial(services.described, found), request))
         except ERRORS as error:
             raise refused("Not captioned", error) from error
 
@@ -102,31 +109,38 @@ def build(services: Services, page: gr.Blocks, tab: gr.Tab) -> picker.Picker:
                 film: gr.update(visible=not value.get("previews")),
             }  # fmt: skip
             if now is None or done:
-                path = str(services.jobs.film(id_, client)) if done else None
+                before = services.verified_before(id_) if done else None
+                told |= reported(before) if before else {}
+                try:
+                    path = str(services.jobs.film(id_, client)) if done else None
+                except SeedanceError:  # deleted since
+                    told |= {screen: IDLE, check: gr.update(interactive=False)}
+                    path = None
                 told[film] = gr.update(value=path, visible=True)
             yield told
 
-    def verify(id_: str, written: dict[str, Any], request: gr.Request) -> dict[Any, Any]:
+    async def verify(id_: str, written: dict[str, Any], request: gr.Request) -> dict[Any, Any]:
         """Holds the film against its script."""
         client = services.client(request)
         try:
-            made = services.jobs.get(id_, client)
-            path = services.jobs.film(id_, client)
-            found = services.report(path, made.request["script"])
-            picture, report = services.sheet(path, found), found.to_dict()
+            found = await services.passes.make(partial(services.verified, id_, client), request)
         except ERRORS as error:
             raise refused("Not verified", error) from error
-        numbers = [n for n in report["failed_shots"] if n <= len(made.request["script"]["shots"])]
-        told: dict[Any, Any] = {
-            said: f"**{verdict.words(report)}**", bars: verdict.timeline(report, "loop-film"),
-            sheet: gr.update(value=str(picture), visible=True), failed: numbers,
+        same = [row["caption"] for row in found.script["shots"]] == [
+            " ".join(str(row["caption"]).split()) for row in written["shots"]
+        ]
+        return reported(found) | ({cards: verdict.marked(written, found.report)} if same else {})
+
+    def reported(found: Verified) -> dict[Any, Any]:
+        """What the page shows of a report."""
+        report = found.report
+        numbers = [n for n in report["failed_shots"] if n <= len(found.script["shots"])]
+        return {
+            said: f"**{html.escape(verdict.words(report))}**", bars: verdict.timeline(report, "loop-film"),
+            sheet: gr.update(value=str(found.sheet), visible=True), failed: numbers,
             table: gr.update(value=verdict.rows(report), visible=True),
             again: gr.update(visible=0 < len(numbers) < len(report["shots"]) or numbers == [1]),
         }  # fmt: skip
-        same = [row["caption"] for row in made.request["script"]["shots"]] == [
-            " ".join(str(row["caption"]).split()) for row in written["shots"]
-        ]
-        return told | ({cards: verdict.marked(written, report)} if same else {})
 
     def cancel(id_: str, request: gr.Request) -> None:
         try:
@@ -140,16 +154,10 @@ def build(services: Services, page: gr.Blocks, tab: gr.Tab) -> picker.Picker:
             trigger_mode="multiple", **QUIET,
         )  # fmt: skip
 
-    describe.click(
-        caption, choice.player, cards, concurrency_limit=1, concurrency_id="grounder", show_progress_on=[describe],
-        api_visibility="private",
-    )  # fmt: skip
+    widgets.offer(describe, leave_caption, caption, [choice.player], [cards], api_visibility="private")
     show(go.click(put_in_line, cards, job, **QUIET))
     show(again.click(render_failed, [job, failed], job, **QUIET))
     stop.click(cancel, job, None, queue=False, **QUIET)
-    check.click(
-        verify, [job, cards], [*report_parts, cards], concurrency_limit=1, concurrency_id="grounder",
-        show_progress_on=[check], api_visibility="private",
-    )  # fmt: skip
+    widgets.offer(check, leave_verify, verify, [job, cards], [*report_parts, cards], api_visibility="private")
     show(widgets.remember(page, "loop.script", {"cards": cards}, lambda said: said.get("cards") or gr.skip(), [cards]))
     return choice

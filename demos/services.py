@@ -13,6 +13,7 @@ Notable choices:
 from __future__ import annotations
 
 import atexit
+import json
 import re
 import shutil
 import tempfile
@@ -24,12 +25,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from demos.passes import Passes, Stoppable
+from shots.errors import ShotsError
+
 if TYPE_CHECKING:
     from seedance.jobs import Job, Jobs
     from shots.evaluation import Report
     from shots.script import Script
 
 MOST_HANDLES = 4  # films whose features are kept for further questions
+MOST_REPORTS = 64  # on films, kept for pages that are loaded again
 STUDIO = "studio"  # who asks for a film where nobody signs in
 
 T = TypeVar("T")
@@ -48,6 +53,15 @@ class Once(Generic[T]):
             if not self._made:
                 self._made.append(self._make())
             return self._made[0]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A film held against its script: the script, the report as JSON has it, and the contact sheet."""
+
+    script: Mapping[str, Any]
+    report: dict[str, Any]
+    sheet: Path
 
 
 def _verified(film: Path, script: Script, grounder: Any) -> Report:
@@ -77,6 +91,7 @@ class Services:
         verify: ``verify(film, script, grounder)``: a report on whether a film shows its script.
         client: ``client(request)``: whose a page is; None is everybody's.
         upload_bytes: the largest file that may be uploaded.
+        passes: the passes of the grounder that pages wait for now.
     """
 
     jobs: Jobs
@@ -85,17 +100,22 @@ class Services:
     verify: Callable[[Path, Script, Any], Report] = _verified
     client: Callable[[Any], str | None] = _nobody
     upload_bytes: int = 1 << 30
+    passes: Passes = field(default_factory=Passes)
     scratch: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="studio-")))
 
     def __post_init__(self) -> None:
         atexit.register(shutil.rmtree, self.scratch, ignore_errors=True)
         self.grounder = Once(self.grounder)
+        self._verified: OrderedDict[str, Verified] = OrderedDict()
         self._handles: OrderedDict[tuple[str, int, int], Any] = OrderedDict()
         self._lock = threading.Lock()
 
     def handle(self, film: Path) -> Any:
         """The grounder's handle on a film; that of a film asked about lately is ready."""
-        about = film.stat()
+        try:
+            about = film.stat()
+        except OSError as error:
+            raise ShotsError(f"film: {film.name} is no longer there; upload it again") from error
         key = str(film), about.st_mtime_ns, about.st_size
         with self._lock:
             if key not in self._handles:
@@ -105,11 +125,33 @@ class Services:
             self._handles.move_to_end(key)
             return self._handles[key]
 
-    def report(self, film: Path, script: Mapping[str, Any]) -> Report:
-        """What a film shows of its script."""
+    def described(self, film: Path, cancelled: threading.Event) -> Script:
+        """A film as a script, unless ``cancelled`` is set meanwhile."""
+        return self.caption(film, Stoppable(self.grounder(), cancelled))
+
+    def verified(self, id_: str, client: str | None, cancelled: threading.Event) -> Verified:
+        """What the film of a job shows of its script, with the contact sheet; kept for a page that is loaded again.
+
+        Raises SeedanceError where there is no film.
+        """
+        job, film = self.jobs.get(id_, client), self.jobs.film(id_, client)
+        report = self.report(film, job.request["script"], cancelled)
+        found = Verified(job.request["script"], report.to_dict(), self.sheet(film, report))
+        with self._lock:
+            self._verified[id_] = found
+            while len(self._verified) > MOST_REPORTS:
+                self._verified.popitem(last=False)
+        return found
+
+    def verified_before(self, id_: str) -> Verified | None:
+        """What :meth:`verified` lately said of a job's film; None where it was not asked."""
+        return self._verified.get(id_)
+
+    def report(self, film: Path, script: Mapping[str, Any], cancelled: threading.Event) -> Report:
+        """What a film shows of its script, unless ``cancelled`` is set meanwhile."""
         from shots.script import Script
 
-        return self.verify(film, Script.from_dict(dict(script)), self.grounder())
+        return self.verify(film, Script.from_dict(dict(script)), Stoppable(self.grounder(), cancelled))
 
     def sheet(self, film: Path, report: Report) -> Path:
         """The report as a picture."""
@@ -139,20 +181,31 @@ class Services:
         return path if path.is_file() and any(place in path.parents for place in places) else None
 
     def downloads(self, job: Job) -> tuple[Path, Path, Path]:
-        """Film, record and script of a completed job, under a name that says what it shows."""
-        from shots.script import Script
-        from shots.video import sidecar
+        """Film, record and script of a completed job. Raises SeedanceError where it was deleted meanwhile."""
+        from seedance.errors import SeedanceError
+        from shots.video import read_record
 
         film = self.jobs.film(job.id)
-        name = re.sub(r"[^a-z0-9]+", "-", job.prompt.lower()).strip("-")[:40].strip("-") or "film"
-        folder = self.scratch / job.id
+        try:
+            return self.files(job.id, film, read_record(film) or {}, job.request["script"], job.prompt)
+        except (OSError, ShotsError) as error:
+            raise SeedanceError("id: that film is gone") from error
+
+    def files(
+        self, key: str, film: Path, record: Mapping[str, Any], script: Mapping[str, Any], title: str
+    ) -> tuple[Path, Path, Path]:
+        """Film, record and script to be taken away, under a name that says what is shown; ``key`` tells films apart."""
+        from shots.script import Script
+
+        name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40].strip("-") or "film"
+        folder = self.scratch / key
         folder.mkdir(exist_ok=True)
-        copies = [folder / f"{name}{suffix}" for suffix in (".mp4", ".json", ".yaml")]
-        for source, copy in zip((film, sidecar(film)), copies, strict=False):
-            if not copy.exists():
-                shutil.copyfile(source, copy)
-        copies[2].write_text(Script.from_dict(job.request["script"]).to_yaml(), encoding="utf-8")
-        return copies[0], copies[1], copies[2]
+        copies = folder / f"{name}.mp4", folder / f"{name}.json", folder / f"{name}.yaml"
+        if not copies[0].exists():
+            shutil.copyfile(film, copies[0])
+        copies[1].write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        copies[2].write_text(Script.from_dict(dict(script)).to_yaml(), encoding="utf-8")
+        return copies
 
 
 EXAMPLES = Path(__file__).parent / "examples"

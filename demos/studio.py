@@ -57,6 +57,7 @@ def build(services: Services) -> gr.Blocks:
                 pickers["loop"] = loop.build(services, page, tab)
             with gr.Tab("Gallery", id="gallery", elem_id="tab-gallery") as tab:
                 gallery.build(services, page, tab, tabs, writing, pickers)
+        page.unload(_leaver(services))
         gr.api(_renderer(services), api_name="render", concurrency_limit=4)
     page.queue(max_size=200, default_concurrency_limit=8)
     return page
@@ -83,6 +84,14 @@ def _renderer(services: Services) -> Callable[..., Any]:
         return {"id": job.id, "request": job.request, "film": str(services.jobs.film(job.id))}
 
     return render
+
+
+def _leaver(services: Services) -> Callable[[gr.Request], None]:
+    # Gradio hands over the request where it is asked for as such, which a method that knows no page does not.
+    def leave(request: gr.Request) -> None:
+        services.passes.leave(request)
+
+    return leave
 
 
 def page_options(services: Services) -> dict[str, Any]:

@@ -7,7 +7,8 @@ Notable choices:
 - It runs in a renderer's process (`seedance.renderer`); the grounder is loaded there by the first film that is to be
   verified.
 - A re-take of shots that a client asked for is the first take of its own loop.
-- Every step of every take reports, so a cancelled film stops at the next one.
+- Every step of every take reports, and the grounder looks too whether anybody still waits, so a cancelled film stops at
+  the next one, or at the grounder's next batch of frames.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from demos.passes import Stoppable
 from seedance import renderer
-from seedance.renderer import SAMPLING, Make, Report, Task
+from seedance.renderer import SAMPLING, Cancelled, Make, Report, Task
+from unitime.errors import UniTimeError
 
 if TYPE_CHECKING:
     from seedance.pipeline import LatentFilm, Seedance
@@ -50,11 +53,17 @@ def verified(pipe: Seedance, grounder: Any, task: Task, report: Report) -> dict[
     from shots.script import Script
 
     takes = _Takes(pipe, task, report.within(0.0, SAMPLING), task.request.get("retakes", 0) + 1)
-    result = direct(
-        Script.from_dict(task.request["script"]), takes,
-        lambda film, script: verify(film, script, grounder, measures=False),
-        retakes=task.request.get("retakes", 0), seed=task.request["seed"], callback=takes.tell,
-    )  # fmt: skip
+    stoppable = Stoppable(grounder, report.cancelled)
+    try:
+        result = direct(
+            Script.from_dict(task.request["script"]), takes,
+            lambda film, script: verify(film, script, stoppable, measures=False),
+            retakes=task.request.get("retakes", 0), seed=task.request["seed"], callback=takes.tell,
+        )  # fmt: skip
+    except UniTimeError as error:
+        if report.cancelled.is_set():
+            raise Cancelled from error
+        raise
     film: LatentFilm = result.film
     film.record["takes"] = result.to_dict()
     said = renderer.write(pipe, film, task, report.within(SAMPLING, 1.0))

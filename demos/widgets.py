@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.context import get_render_context, set_render_context
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # events that are the page's own
+MOST_KEPT = 500_000  # letters of what was found, of the five million that a browser keeps
 ASSETS = Path(__file__).parent / "assets"
 CAMERAS = (
     "static shot", "slow pan left", "slow pan right", "tilt up", "tilt down", "zoom in", "zoom out", "dolly in",
@@ -78,6 +80,17 @@ def refused(what: str, error: Exception) -> gr.Error:
     return gr.Error(f"{words[:1].upper()}{words[1:]}.", duration=20, title=what, print_exception=False)
 
 
+def browser_state(page: gr.Blocks, name: str, default: Any) -> gr.BrowserState:
+    """A value that this browser keeps. It stands on the page itself: in a tab that is not yet looked at it would be
+    empty when the page is loaded."""
+    inside = get_render_context()
+    set_render_context(page)
+    try:
+        return gr.BrowserState(default, storage_key=f"seedance.{name}", secret="studio")
+    finally:
+        set_render_context(inside)
+
+
 def remember(
     page: gr.Blocks, name: str, parts: Mapping[str, Any], restore: Callable[..., Any], outputs: Sequence[Any]
 ) -> Any:
@@ -89,7 +102,7 @@ def remember(
     Keeping happens in the browser alone, and not before what was kept is put back: on a slow connection somebody may be
     writing by then. Pictures of shots are not kept, as they can be made again.
     """
-    kept = gr.BrowserState({}, storage_key=f"seedance.{name}", secret="studio")
+    kept = browser_state(page, name, {})
     names, flag = json.dumps(list(parts)), json.dumps(f"studio {name} restored")
     save = (
         f"const kept = values.pop(), names = {names};"
@@ -107,4 +120,53 @@ def remember(
     gr.on(
         changes, None, values, kept, js=f"(...values) => {{ {save} }}", trigger_mode="always_last", queue=False, **QUIET
     )
+    return event
+
+
+def keep(
+    page: gr.Blocks,
+    name: str,
+    player: gr.Video,
+    found: gr.State,
+    event: Any,
+    show: Callable[[Any], Any],
+    outputs: Sequence[Any],
+) -> None:
+    """Keeps in the browser what ``event`` left in ``found``, and has it shown again when its film is back.
+
+    show: what was found, as values of ``outputs``; None is nothing, for a film that was not looked into.
+    """
+    kept = browser_state(page, name, {})
+
+    def keeping(film: str | None, value: Any) -> dict[str, Any]:
+        fits = len(json.dumps(value)) < MOST_KEPT  # else the browser would keep nothing at all any more
+        return {"film": film, "value": value} if fits else {}
+
+    def back(film: str | None, was: Any) -> Any:
+        same = isinstance(was, dict) and film is not None and was.get("film") == film
+        return show(was["value"] if same else None)
+
+    event.success(keeping, [player, found], kept, **QUIET)
+    player.change(back, [player, kept], list(outputs), **QUIET)
+
+
+def offer(
+    go: gr.Button, stop: gr.Button, work: Callable[..., Any], inputs: list[Any], outputs: list[Any], **options: Any
+) -> Any:
+    """Has ``go`` do ``work`` with the model that all pages share, and ``stop`` end it. Returns the event.
+
+    ``stop`` can be pressed, or where it begins hidden is seen, only while there is something to stop; ``go`` can be
+    pressed only while there is not.
+    """
+    shows = "interactive" if stop.visible else "visible"
+
+    def buttons(busy: bool) -> Callable[[], tuple[Any, Any]]:
+        return lambda: (gr.update(interactive=not busy), gr.update(**{shows: busy}))
+
+    said = go.click(buttons(True), None, [go, stop], queue=False, **QUIET)
+    event = said.then(
+        work, inputs, outputs, concurrency_limit=1, concurrency_id="grounder", show_progress_on=[go], **options
+    )
+    event.then(buttons(False), None, [go, stop], queue=False, **QUIET)
+    stop.click(buttons(False), None, [go, stop], cancels=[event], queue=False, **QUIET)
     return event

@@ -34,7 +34,7 @@ const draw = () => {
     const track = h("div", { class: "track" }, curve(row.relevance, duration),
       (value.cuts || []).map((t) => h("i", { class: "cut", style: "left:" + share(t, duration) })),
       row.moments.map((m, rank) => h("button", {
-        type: "button", class: "moment " + (m.kind || "") + (rank ? " lesser" : ""),
+        type: "button", class: "moment " + (m.kind || "") + (rank || m.score < 0.5 ? " lesser" : ""),
         style: `left:${share(m.start, duration)};width:calc(${share(m.end, duration)} - ${share(m.start, duration)})`,
         title: `${seconds(m.start)} – ${seconds(m.end)} s` + (m.score === undefined ? "" : `, score ${m.score.toFixed(2)}`),
         "aria-label": `${row.label}: play from ${seconds(m.start)} to ${seconds(m.end)} seconds`,

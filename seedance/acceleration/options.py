@@ -93,8 +93,6 @@ class Acceleration:
                 f"attention_backend: {self.attention} needs the package {needs}, which is not installed; leave it out, "
                 "torch's own is used then"
             )
-        if self.guidance_interval != (0.0, 1.0):
-            raise SeedanceError("guidance_interval: only for this package's own models; leave it out")
         if self.quantization is not None and self.offload in ("group", "disk"):
             raise SeedanceError(
                 f"offload: {self.offload} does not go with quantization; take model, or leave one of the two out"

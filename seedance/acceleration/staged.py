@@ -24,7 +24,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
@@ -117,6 +117,18 @@ class _Remembering:
     def words(self, pipe: Any, prompt: str, negative: str, scale: float) -> dict[str, Any]:
         """As :meth:`Family.words`, on the device."""
         return self._owner.recalled(prompt, negative, scale)
+
+
+@dataclass
+class _Absent:
+    """What a pipeline asks of a part that it does not run: HunyuanVideo's for its VAE's and its transformer's sizes."""
+
+    config: Any
+    dtype: torch.dtype
+    part: Any  # itself, where it is loaded: not shown to the pipeline, which would compute where it lies
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.part, name)
 
 
 class StagedSeedance(DiffusersSeedance):
@@ -217,7 +229,7 @@ class StagedSeedance(DiffusersSeedance):
         try:
             for part in self.parts:  # nothing but encoders: a pipeline computes where its first model lies
                 if part.startswith(("transformer", "vae", "image_encoder")):
-                    self.parts[part] = None
+                    self.parts[part] = self._told_of(part, held[part])
             diffusers()
             pipe = DiffusersSeedance.pipe(self, "words")
             with torch.no_grad():
@@ -228,6 +240,14 @@ class StagedSeedance(DiffusersSeedance):
             self.parts, self._pipes = held, pipes
             encoders.clear()
             self._drop_encoders()
+
+    def _told_of(self, part: str, loaded: Any) -> Any:
+        """What stands in for a part while texts are encoded."""
+        if part not in self.checkpoint.weights:
+            return None
+        from diffusers.configuration_utils import FrozenDict
+
+        return _Absent(FrozenDict(self.checkpoint.config(part)), self.dtype, loaded)
 
     def _drop_encoders(self) -> None:
         gc.collect()

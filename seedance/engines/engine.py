@@ -595,8 +595,8 @@ class DiffusersSeedance(Seedance):
         if self.spread_over is not None:
             self.spread_over.begin(ratio.tokens(frames, plan.height, plan.width), settings.branches == 2)
         generator = torch.Generator("cpu").manual_seed(seed)
-        interval = self._interval(settings)
-        with some_guidance(pipe, family, interval) as saved, _watched(pipe, family, meter, shape, self.name, self.spread_over):
+        watched = _watched(pipe, family, meter, shape, self.name, self.spread_over)
+        with some_guidance(pipe, family, self._interval(settings)) as saved, watched:
             try:
                 pipe(
                     **words, **said, **self.defaults.call, num_inference_steps=settings.steps, generator=generator,

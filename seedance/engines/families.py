@@ -64,6 +64,7 @@ class Family(ABC):
     classes: ClassVar[tuple[str, ...]]
     parts: ClassVar[Mapping[str, str]]
     joint: ClassVar[bool] = False  # text and picture in one sequence
+    doubled: ClassVar[bool] = False  # both branches of guidance in one call of the transformer, that with words last
     text_tokens: ClassVar[int] = 512
     embeds: ClassVar[tuple[str, ...]] = ("prompt_embeds", "negative_prompt_embeds")  # what encode_prompt returns
     fp32_vae: ClassVar[bool] = False
@@ -196,6 +197,7 @@ class LTX(Family):
         "transformer": "LTXVideoTransformer3DModel", "vae": "AutoencoderKLLTXVideo", "text_encoder": "T5EncoderModel",
     }  # fmt: skip
     text_tokens = 128
+    doubled = True
     embeds = (
         "prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask",
     )  # fmt: skip
@@ -340,7 +342,7 @@ class CogVideoX(Family):
     parts = {
         "transformer": "CogVideoXTransformer3DModel", "vae": "AutoencoderKLCogVideoX", "text_encoder": "T5EncoderModel",
     }  # fmt: skip
-    joint = True
+    joint = doubled = True
     text_tokens = 226
 
     def ratio(self, checkpoint: Checkpoint) -> Ratio:
