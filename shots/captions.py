@@ -538,12 +538,14 @@ def _named(captions: Sequence[str]) -> list[str]:
                 found.add(tuple(name))
         phrases.update(found)
     several = {phrase: count for phrase, count in phrases.items() if count > 1}
-    names: list[tuple[str, ...]] = []
+    longer: Counter[tuple[str, ...]] = Counter()
+    for phrase, count in several.items():
+        longer[phrase[:-1]] += count
+    names: dict[tuple[str, ...], None] = {}
     for phrase in sorted(several, key=len):
-        longer = sum(n for other, n in several.items() if other[:-1] == phrase)
         # "man" of "man walks" and "man sits" is a name; "red" of "red cube" and "red car" is none.
-        if longer < several[phrase] and not any(phrase[: len(name)] == name for name in names):
-            names.append(phrase)
+        if longer[phrase] < several[phrase] and not any(phrase[:n] in names for n in range(1, len(phrase))):
+            names[phrase] = None
     told = [name for name in names if name[-1] not in _NOBODY]
     return [" ".join(name) for name in sorted(told, key=lambda name: -several[name])][:NAMED]
 

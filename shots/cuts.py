@@ -20,7 +20,10 @@ Notable choices:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,7 +116,8 @@ def find_cuts(video: Video | str | Path) -> CutList:
     found += [cut.frame_num for cut in hard.post_process(last)]
     blends.post_process(last)
     alone, pairs = _paired(blends.spans, blends.fades, hard.blanks, TOUCH * blends.every)
-    found = [cut for cut in found if not any(first < cut < new for first, new in pairs)]
+    begun = [first for first, _ in pairs]  # ascending, as all that is looked up here: an hour may hold thousands
+    found = [cut for cut in found if not ((k := bisect_left(begun, cut)) and cut < pairs[k - 1][1])]
     spans = _apart([*_merged(found, alone, hard.blanks, len(times), BLANK * fps), *pairs])
     return CutList(fps, len(times), tuple(_cut(span, times, fps) for span in spans))
 
@@ -137,16 +141,16 @@ def _paired(
     with nothing else between them."""
     alone: list[Span] = []
     pairs: list[Span] = []
+    starts, ends = [start for start, _ in blanks], [end for _, end in blanks]
     number = 0
     while number < len(spans):
         first, new = spans[number]
         after = spans[number + 1] if number + 1 < len(spans) else (0, 0)
-        out = fades[number][0] or any(first < start <= new + 2 * gap for start, _ in blanks)
-        in_ = after > (0, 0) and (
-            fades[number + 1][1] or any(after[0] - 2 * gap <= end < after[1] for _, end in blanks)
-        )
+        out = fades[number][0] or _holds(starts, first + 1, new + 2 * gap)
+        in_ = after > (0, 0) and (fades[number + 1][1] or _holds(ends, after[0] - 2 * gap, after[1] - 1))
         if out and in_:
-            between = any(start <= new + 2 * gap and after[0] - 2 * gap <= end for start, end in blanks)
+            last = bisect_right(starts, new + 2 * gap)  # of the blanks that begin by then the last ends last
+            between = last > 0 and after[0] - 2 * gap <= ends[last - 1]
             if first >= gap and (between or after[0] <= new + gap):
                 pairs.append((first, after[1]))
                 number += 2
@@ -162,17 +166,22 @@ def _merged(hard: list[int], blends: list[Span], blanks: list[Span], frames: int
     Of a hard cut the two are the same. Black or white for at most `longest` frames between two hard cuts makes them one
     change; between a hard cut and a fade, the hard cut stands. A film that fades in or out is not cut there.
     """
-    changes = [(cut, cut) for cut in hard]
-    changes += [span for span in blends if not any(span[0] < cut < span[1] for cut in hard if not _near(cut, blanks))]
+    sharp = [cut for cut in hard if not _near(cut, blanks)]
+    blends = [span for span in blends if not _holds(sharp, span[0] + 1, span[1] - 1)]
+    coming = deque(sorted([*((cut, cut) for cut in hard), *blends]))
+    changes: list[Span] = []
+    beside: list[Span] = []  # of the blank: what ended before it can touch no later one
     for start, end in blanks:  # [start, end) is black or white
-        beside = [span for span in changes if span[0] <= end and start <= span[1]]
-        sharp = [span for span in beside if span[0] == span[1]]
-        rest = [span for span in changes if span not in beside]
-        if start == 0 or end == frames or len(sharp) == 1 or (sharp and end - start > longest):
-            changes = [*rest, *sharp]
-        elif len(sharp) > 1:
-            changes = [*rest, (min(start, *(a for a, _ in beside)), max(end, *(b for _, b in beside)))]
-    return changes
+        while coming and coming[0][0] <= end:
+            beside.append(coming.popleft())
+        changes += [span for span in beside if span[1] < start]
+        beside = [span for span in beside if span[1] >= start]
+        hits = [span for span in beside if span[0] == span[1]]
+        if start == 0 or end == frames or len(hits) == 1 or (hits and end - start > longest):
+            beside = hits
+        elif len(hits) > 1:
+            beside = [(min(start, *(a for a, _ in beside)), max(end, *(b for _, b in beside)))]
+    return [*changes, *beside, *coming]
 
 
 def _apart(changes: list[Span]) -> list[Span]:
@@ -188,4 +197,11 @@ def _apart(changes: list[Span]) -> list[Span]:
 
 def _near(cut: int, blanks: list[Span]) -> bool:
     """Whether a cut is from or to black or white."""
-    return any(start - 1 <= cut <= end + 1 for start, end in blanks)
+    begun = bisect_right(blanks, (cut + 1, math.inf))
+    return begun > 0 and cut <= blanks[begun - 1][1] + 1
+
+
+def _holds(values: Sequence[int], least: int, most: int) -> bool:
+    """Whether one of some ascending numbers lies from `least` to `most`."""
+    place = bisect_left(values, least)
+    return place < len(values) and values[place] <= most

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -243,6 +244,23 @@ def test_five_hundred_cuts_are_five_hundred_shots_grounded_in_batches() -> None:
     assert len(found.script.shots) == 501
     assert {shot.check for shot in found.shots} == {"found"}
     assert max(map(len, seer.asked)) == captions.TOGETHER
+
+
+def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path: Path) -> None:
+    """Cuts and captions of a file six times as long hold no more pictures: 320 more of them would be 3.9 MB."""
+    pictures = np.repeat(np.repeat(np.stack([noise(1, seed, 8)[0] for seed in range(2)]), 8, 1), 8, 2)
+    peaks = []
+    for shots in (3, 3, 19):  # the first time loads what is loaded once
+        path = tmp_path / f"{shots}.mp4"
+        with VideoWriter(path, fps=8, height=64, width=64) as writer:
+            for k in range(shots):
+                writer.write(np.repeat(pictures[k % 2][None], 20, 0))
+        tracemalloc.start()
+        found = describe_film(path, Seer([(0, 999, "It rains.")]))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(found.shots) == shots
+    assert peaks[2] - peaks[1] < 1e6
 
 
 def test_a_take_of_more_than_an_hour_becomes_shots_that_a_script_can_hold() -> None:

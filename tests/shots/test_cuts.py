@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from time import process_time
 
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from shots.cuts import CutList, find_cuts
+from shots.cuts import CutList, _merged, _paired, find_cuts
 from shots.detectors import HardCuts
 from shots.errors import ShotsError
 from shots.stage.render import render_film
@@ -162,6 +163,16 @@ def test_an_hour_of_film_keeps_no_more_pictures_than_a_second_needs(tmp_path: Pa
     cuts = find_cuts(long)
     assert cuts.frames == 1800 and [cut.frame for cut in cuts.cuts] == [300, 600, 900, 1200, 1500]
     assert HardCuts(60.0)._held.maxlen == 2 * 60 + 1
+
+
+def test_thousands_of_black_frames_and_cuts_are_put_together_in_no_time() -> None:
+    hard = [frame for k in range(6000) for frame in (6 * k + 3, 6 * k + 4)]
+    black = [(6 * k + 3, 6 * k + 4) for k in range(6000)]
+    begun = process_time()
+    changes = _merged(hard, [(6 * k, 6 * k + 3) for k in range(6000)], black, 36_010, 12.0)
+    alone, pairs = _paired([(6 * k, 6 * k + 3) for k in range(6000)], [(False, False)] * 6000, black, 3)
+    assert process_time() - begun < 2.0
+    assert len(changes) >= 6000 and len(alone) + 2 * len(pairs) == 6000
 
 
 def test_one_frame_and_what_is_no_video(tmp_path: Path) -> None:
