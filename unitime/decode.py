@@ -39,6 +39,7 @@ Ints = NDArray[np.int64]
 
 NODES_AT_ONCE = 2048  # tokens of one forest, unless the prefix is longer
 NODES_OF_A_TRIE = 40  # that are grown where the model is fairly sure
+NODES_AHEAD = 64  # of tries that are grown whole: so many tokens cost less than the forwards they save
 PRUNE = 1e-3
 KEPT_WINDOWS = 400  # likeliest windows that scores are computed from
 MAX_WINDOWS = 8  # windows of one answer
@@ -71,14 +72,15 @@ class Trie:
     """Token sequences with their common beginnings shared; none is the beginning of another.
 
     tokens, parents: (M,) of each node; a parent stands before its children, -1 is the root. leaves: (S,) last node of
-    each sequence. inner: (M,) bool, nodes that have children. levels: the nodes of each depth, those of one parent
-    together, and where each parent's begin.
+    each sequence. inner: (M,) bool, nodes that have children. only: (M,) bool, nodes whose parent has no other child.
+    levels: the nodes of each depth, those of one parent together, and where each parent's begin.
     """
 
     tokens: Ints
     parents: Ints
     leaves: Ints
     inner: NDArray[np.bool_]
+    only: NDArray[np.bool_]
     levels: tuple[tuple[Ints, Ints], ...]
 
     @classmethod
@@ -101,6 +103,7 @@ class Trie:
         above = np.asarray(parents, dtype=np.int64)
         inner = np.zeros(len(tokens), dtype=bool)
         inner[above[above >= 0]] = True
+        only = (np.bincount(above + 1, minlength=len(tokens) + 1) == 1)[above + 1]
         ends = np.asarray(leaves, dtype=np.int64)
         if len(ends) == 0 or (ends < 0).any() or inner[ends].any() or len(set(leaves)) < len(leaves):
             raise UniTimeError(
@@ -113,7 +116,7 @@ class Trie:
             nodes = nodes[np.argsort(above[nodes], kind="stable")]
             begins = np.flatnonzero(np.diff(above[nodes], prepend=-2))
             levels.append((nodes, begins))
-        return cls(np.asarray(tokens, dtype=np.int64), above, ends, inner, tuple(levels))
+        return cls(np.asarray(tokens, dtype=np.int64), above, ends, inner, only, tuple(levels))
 
     def __len__(self) -> int:
         return len(self.leaves)
@@ -206,15 +209,20 @@ class _Hung:
 
 
 def _descend(model: Model, forest: Grower, trie: Trie, hangs: Sequence[_Hang], prune: float) -> list[_Hung]:
-    """Hangs the trie at W places and goes down all of them together, one forward a level.
+    """Hangs the trie at W places and goes down all of them together, one forward a level, or one in all.
 
-    The first level is grown with the chains. Below it only nodes that hold at least ``prune`` of the mass are grown,
-    and the best one of each level.
+    The first level is grown with the chains. Below it only nodes that hold at least ``prune`` of the mass are entered,
+    and the best one of each level. An only child is grown with its parent, so the point of "12.5" costs no forward of
+    its own. Where all of it is few tokens, all of it is grown with the chains, which gives the same answer: what hangs
+    below a node counts only where the node is entered.
     """
     first = np.array([hang.first for hang in hangs])
     weight = np.array([hang.weight for hang in hangs])[:, None]
     counts = trie.counts(first)  # (W, M)
+    allowed = counts > 0
     nodes_at = np.full(counts.shape, -1, dtype=np.int64)
+    entered = np.zeros(counts.shape, dtype=bool)  # whose children's probabilities count
+    edges = np.full(counts.shape, -np.inf)  # log P(node | parent), where the parent was grown
     shares = np.zeros(counts.shape)
     log_probs = np.full(counts.shape, -np.inf)
     batch = _Batch(model, forest)
@@ -230,53 +238,70 @@ def _descend(model: Model, forest: Grower, trie: Trie, hangs: Sequence[_Hang], p
         parents = trie.parents[nodes]
         return np.where(parents[None] < 0, root, nodes_at[:, parents])
 
-    def grow(nodes: Ints, mask: NDArray[np.bool_]) -> None:
+    def want(nodes: Ints, mask: NDArray[np.bool_]) -> tuple[Ints, Ints, slice]:
+        """Asks for the probabilities of nodes whose parents are grown in this batch."""
         rows, columns = np.nonzero(mask)
-        nodes_at[rows, nodes[columns]] = batch.base + len(batch.ids) + np.arange(len(rows))
-        batch.ids += trie.tokens[nodes[columns]].tolist()
-        batch.parents += above(nodes)[rows, columns].tolist()
+        tokens = trie.tokens[nodes[columns]]
+        return rows, nodes[columns], batch.want(above(nodes)[rows, columns], tokens)
 
-    def ask(nodes: Ints) -> tuple[NDArray[np.bool_], slice]:
-        over = above(nodes)
-        mask = (over >= 0) & (counts[:, nodes] > 0)
-        return mask, batch.want(over[mask], np.broadcast_to(trie.tokens[nodes], mask.shape)[mask])
+    def grow(nodes: Ints, mask: NDArray[np.bool_], more: NDArray[np.bool_]) -> list[tuple[Ints, Ints, slice]]:
+        """Grows nodes, with those of the nodes below them that are in ``more``, and asks what follows each."""
+        wanted = []
+        while mask.any():
+            rows, columns = np.nonzero(mask)
+            nodes_at[rows, nodes[columns]] = batch.base + len(batch.ids) + np.arange(len(rows))
+            batch.ids += trie.tokens[nodes[columns]].tolist()
+            batch.parents += above(nodes)[rows, columns].tolist()
+            grown = np.zeros(counts.shape, dtype=bool)
+            grown[rows, nodes[columns]] = True
+            under = np.zeros(len(trie.tokens), dtype=bool)
+            under[nodes[columns]] = True
+            below = np.flatnonzero((trie.parents >= 0) & under[trie.parents])
+            follows = grown[:, trie.parents[below]] & allowed[:, below]
+            wanted.append(want(below, follows))
+            nodes, mask = below, follows & more[below]
+        return wanted
 
-    def settle(level: tuple[Ints, Ints], mask: NDArray[np.bool_], edges: Floats) -> None:
+    def run(wanted: Sequence[tuple[Ints, Ints, slice]]) -> Floats:
+        answers = batch.run()
+        for rows, nodes, which in wanted:
+            edges[rows, nodes] = answers[which]
+        return answers
+
+    def settle(level: tuple[Ints, Ints]) -> None:
         nodes, begins = level
         parents = trie.parents[nodes]
-        step = np.full(mask.shape, -np.inf)
-        step[mask] = edges
+        over = parents >= 0
+        known = allowed[:, nodes] & (entered[:, parents] | ~over)
+        step = np.where(known, edges[:, nodes], -np.inf)
         sizes = np.diff(np.append(begins, len(nodes)))
         top = np.repeat(np.maximum.reduceat(step, begins, axis=1), sizes, axis=1)
         mass = np.exp(step - np.where(np.isfinite(top), top, 0.0))
         total = np.repeat(np.add.reduceat(mass, begins, axis=1), sizes, axis=1)
         local = np.divide(mass, total, out=np.zeros_like(mass), where=total > 0)
-        blind = ~mask & (counts[:, nodes] > 0)  # below what was not grown: evenly
+        blind = ~known & allowed[:, nodes]  # below what was not looked into: evenly
         inside = counts[:, nodes] / np.maximum(counts[:, parents], 1)
         local[blind] = inside[blind]
         step[blind] = np.log(inside[blind])
-        over = parents >= 0
         shares[:, nodes] = np.where(over, shares[:, parents], 1.0) * local
         log_probs[:, nodes] = np.where(over, log_probs[:, parents], 0.0) + step
 
-    top, begins = trie.levels[0]
-    mask = (counts[:, top] > 0) & trie.inner[top]
-    grow(top, mask)
-    waiting = [(trie.levels[0], *ask(top))]
-    if len(trie.levels) > 1:
-        waiting.append((trie.levels[1], *ask(trie.levels[1][0])))
-    answers = batch.run()
+    top = trie.levels[0][0]
+    entered[:, top] = allowed[:, top] & trie.inner[top]
+    ahead = trie.inner if np.count_nonzero(allowed & trie.inner) <= NODES_AHEAD else np.zeros_like(trie.inner)
+    answers = run([want(top, allowed[:, top]), *grow(top, entered[:, top], ahead)])
     found = [answers[each] for each in asked]
-    for level, mask, edges in waiting:
-        settle(level, mask, answers[edges])
-    for depth in range(1, len(trie.levels) - 1):
-        nodes, below = trie.levels[depth][0], trie.levels[depth + 1]
-        able = trie.inner[nodes] & (counts[:, nodes] > 0) & (above(nodes) >= 0)
+    settle(trie.levels[0])
+    for depth in range(1, len(trie.levels)):
+        settle(trie.levels[depth])
+        nodes = trie.levels[depth][0]
+        able = trie.inner[nodes] & allowed[:, nodes] & entered[:, trie.parents[nodes]]
         held = np.where(able, shares[:, nodes], -1.0)
-        batch = _Batch(model, forest)
-        grow(nodes, able & ((weight * held >= prune) | (held >= held.max(axis=1, keepdims=True))))
-        mask, edges = ask(below[0])
-        settle(below, mask, batch.run()[edges] if mask.any() else np.zeros(0))
+        entered[:, nodes] = able & ((weight * held >= prune) | (held >= held.max(axis=1, keepdims=True)))
+        missing = entered[:, nodes] & (nodes_at[:, nodes] < 0)
+        if missing.any():
+            batch = _Batch(model, forest)
+            run(grow(nodes, missing, trie.inner & trie.only))
     ends = trie.leaves
     return [
         _Hung(trie, int(roots[w]), nodes_at[w], shares[w, ends], log_probs[w, ends], found[w])
@@ -312,8 +337,8 @@ class _Words:
         first = capital(prompts.opening + head) if mode == "fine" else capital(head)
         parts = [first, middle, tail, ", " + head, ".", prompts.not_found or ""]
         header = prompts.header.replace("{role}", "assistant")
-        begin, *words = encode(tokenizer, [header, *parts])
-        a, b, full = encode(tokenizer, [stamp(example[0]), stamp(example[1]), header + whole])
+        stamps = [stamp(example[0]), stamp(example[1])]
+        a, b, full, begin, *words = encode(tokenizer, [*stamps, header + whole, header, *parts])
         found = cls(*words)
         window = a + found.middle + b if mode == "fine" else a
         second = window if mode == "fine" else b

@@ -24,6 +24,7 @@ Notable choices:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -149,6 +150,10 @@ class Prefix:
     def nbytes(self) -> int:
         """Memory of the keys and values."""
         return sum(t.nbytes for t in (*self.keys, *self.values))
+
+
+class _AllRead(Exception):
+    """Ends the reading of a prefix in its last layer, once keys and values are there: nothing more of it is wanted."""
 
 
 class _Grown:
@@ -281,6 +286,7 @@ class VisionLanguageModel:
         quantization: str | None = None,
     ) -> None:
         self.net = net
+        self._weight: Tensor = next(net.parameters())  # asked for its device many times a pass
         self.tokenizer = tokenizer
         self.family = _family(self.net.config.model_type)
         vision = self.net.config.vision_config
@@ -415,7 +421,7 @@ class VisionLanguageModel:
 
     @property
     def device(self) -> torch.device:
-        return self.net.device
+        return self._weight.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -548,7 +554,17 @@ class VisionLanguageModel:
             where[0, pads] = True
             visual = where, features.deepstack.transpose(0, 1).flatten(1, 2)  # (layers, P, D)
         cache = transformers().DynamicCache()
-        self.run(embeddings, sequence.positions[:, None], None, cache, visual)
+        store, last = cache.update, self.net.config.get_text_config().num_hidden_layers - 1
+
+        def update(keys: Tensor, values: Tensor, layer: int, *more: Any, **named: Any) -> tuple[Tensor, Tensor]:
+            kept: tuple[Tensor, Tensor] = store(keys, values, layer, *more, **named)
+            if layer == last:
+                raise _AllRead
+            return kept
+
+        cache.update = update
+        with contextlib.suppress(_AllRead):
+            self.run(embeddings, sequence.positions[:, None], None, cache, visual)
         keys, values = zip(*((layer.keys, layer.values) for layer in cache.layers), strict=True)
         return Prefix(keys, values, sequence.next_position)
 

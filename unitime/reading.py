@@ -9,6 +9,7 @@ Notable choices:
 - Frames are taken by presentation time, never by index: at each planned time, what a player would show then. Before the
   first picture that is the first, after the last one the last.
 - One pass over the file; what no planned time needs is not decoded, and memory does not grow with the video.
+- A file is probed and hashed once a process, until it changes.
 - Resized as Qwen2-VL's processor does, bicubic with antialiasing and not cropped. Pictures at least three times as
   large are shrunk to about twice the size while they are decoded, which changes a pixel by about one level of 255.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,16 @@ def describe(source: str | Path | Video) -> SourceInfo:
         start = float(source.times[0])
         return SourceInfo(start + source.duration, start, height, width, source.fps, _digest_of_film(source))
     path = _path(source)
+    try:
+        state = path.stat()
+    except (OSError, ValueError):
+        return _of_file.__wrapped__(path)  # says what is wrong
+    return _of_file(path, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _of_file(path: Path, *_: int) -> SourceInfo:
+    """What a file holds; remembered while it is the same file, as large and as old."""
     info = probe(path)
     duration = info.duration if info.duration > info.start else info.start + _SHOWN
     return SourceInfo(duration, info.start, info.height, info.width, info.fps, _digest_of_file(path))
@@ -110,7 +122,7 @@ def _resized(pictures: Iterator[Frames], size: tuple[int, int]) -> Iterator[Fram
 
 def _shown_in(film: Video, looks: NDArray[np.float64]) -> Iterator[Frames]:
     """What `film` shows at each of the times `looks`."""
-    if (np.diff(film.times) < 0).any():
+    if not (np.diff(film.times) >= 0).all():  # so that NaN does not pass
         raise UniTimeError("video: its times do not ascend")
     places = np.maximum(np.searchsorted(film.times, looks + 1e-6, side="right") - 1, 0)
     last, img = -1, film.frames[0]

@@ -135,13 +135,13 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
 
 def special_ids(tokenizer: Tokenizer) -> tuple[int, int, int]:
     """Ids of vision start, video pad and vision end. Raises UniTimeError where the tokenizer lacks one."""
-    ids = []
-    for token in (VISION_START, VIDEO_PAD, VISION_END):
-        found = encode(tokenizer, [token])[0]
-        if len(found) != 1:
+    tokens = (VISION_START, VIDEO_PAD, VISION_END)
+    found = encode(tokenizer, list(tokens))
+    for token, ids in zip(tokens, found, strict=True):
+        if len(ids) != 1:
             raise UniTimeError(f"model: its tokenizer has no {token} token, so it cannot be shown a video")
-        ids.append(int(found[0]))
-    return ids[0], ids[1], ids[2]
+    start, pad, end = (int(ids[0]) for ids in found)
+    return start, pad, end
 
 
 def build_prefix(

@@ -1,19 +1,24 @@
 """What is measured of grounding: quality on the stage's held-out videos, and what queries and caches cost.
 
-Notable choice: `grounding` is `seedance evaluate grounding` laid out as rows; nothing is measured here that the command
-does not print.
+Notable choices:
+- `grounding` is `seedance evaluate grounding` laid out as rows; nothing is measured here that the command does not
+  print.
+- A first call is on a file that this process has not seen and with nothing on disk, a second one on the same file with
+  a handle of its own, so that of the first only vision features are left. The small clip is the hard case: what a
+  second call saves is reading and looking, and there is little of it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from tests.benchmarks.figures import Row, _python
+from tests.benchmarks.figures import ROOT, Row, _python
 
 MODEL = "unitime-nano"
+REAL = ROOT.parent / "shared" / "data" / "video" / "PySceneDetect__testvideo.mp4"
 
 _QUERIES = """
-import json, statistics, tempfile, time
+import json, shutil, statistics, tempfile, time
 from pathlib import Path
 from unitime import FeatureCache, UniTime
 from unitime.suites import FIRST_SEED, asked, drawn
@@ -26,19 +31,28 @@ eight = [f"{text}" for text in (texts * 8)[:8]]
 eight = [f"{text} {'now' * k}" for k, text in enumerate(eight)]  # all different
 model = UniTime.from_pretrained("MODEL")
 
-def timed(queries, cache=None):
+def timed(queries, cache=None, path=path):
     own = UniTime(model.model, cache)
-    begun = time.perf_counter()
+    begun, worked = time.perf_counter(), time.process_time()
     own.ground(own.encode(path), queries)
-    return time.perf_counter() - begun
+    return time.perf_counter() - begun, time.process_time() - worked
+
+def median(calls):
+    return [statistics.median(part) for part in zip(*calls)]
+
+def twice(path):
+    first, again = [], []
+    for k in range(5):
+        folder = Path(tempfile.mkdtemp())
+        clip = Path(shutil.copy(path, folder))
+        first.append(timed(eight[:1], FeatureCache(folder), clip))
+        again.append(timed(eight[:1], FeatureCache(folder), clip))
+    return median(first), median(again)
 
 timed(eight[:1])
-one = statistics.median(timed(eight[:1]) for _ in range(5))
-all_of_them = statistics.median(timed(eight) for _ in range(5))
-cache = FeatureCache(Path(tempfile.mkdtemp()))
-first = timed(eight[:1], cache)
-again = statistics.median(timed(eight[:1], cache) for _ in range(5))
-print(json.dumps({"one": one, "eight": all_of_them, "first": first, "again": again}))
+one = median(timed(eight[:1]) for _ in range(5))
+all_of_them = median(timed(eight) for _ in range(5))
+print(json.dumps({"one": one, "eight": all_of_them, "calls": [twice(each) for each in [path, *REAL]]}))
 """
 
 
@@ -80,11 +94,22 @@ def grounding(limit: int | None = None) -> list[Row]:
 
 
 def grounding_speed() -> list[Row]:
-    """Eight queries against one, and a second call with cached features."""
-    took: dict[str, Any] = _python(_QUERIES.replace("MODEL", MODEL))
-    return [
+    """Eight queries against one; second calls with cached features on a small clip and, where it is, on a real one."""
+    real = [str(path) for path in [REAL] if path.is_file()]
+    took: dict[str, Any] = _python(_QUERIES.replace("MODEL", MODEL).replace("REAL", repr(real)))
+    (one, one_work), (eight, eight_work) = took["one"], took["eight"]
+    rows = [
         ("grounding: 8 queries on one video against 1",
-         f"{took['eight'] / took['one']:.2f} x ({took['eight']:.2f} s and {took['one']:.2f} s)", "<= 2 x"),
-        ("grounding: second call on the same video, features cached",
-         f"{took['first'] / took['again']:.1f} x faster ({took['again']:.2f} s)", ">= 3 x"),
+         f"{eight / one:.2f} x ({eight:.2f} s and {one:.2f} s; {eight_work / one_work:.2f} x in processor time)",
+         "<= 2 x"),
     ]  # fmt: skip
+    for clip, ((first, first_work), (again, again_work)) in zip(
+        ("13 s, 128 x 128", "24 s, 1280 x 720"), took["calls"], strict=False
+    ):
+        rows.append((
+            f"grounding: second call on the same video, features cached: {clip}",
+            f"{first / again:.1f} x faster ({first:.2f} s and {again:.2f} s; "
+            f"{first_work / again_work:.1f} x in processor time)",
+            ">= 3 x",
+        ))  # fmt: skip
+    return rows

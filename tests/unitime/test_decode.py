@@ -132,6 +132,30 @@ def test_probabilities_are_shared_among_the_stamps_token_by_token(tiny: Any, pre
         assert not step.end_probs[row, :start].any()
 
 
+@pytest.mark.parametrize("prune", [0.0, 0.05])
+def test_tries_grown_ahead_are_tries_grown_level_by_level(
+    tiny: Any, prefix: Any, prune: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamps = [t / 2 for t in range(1, 45)]
+    forest = type(tiny.forest(prefix))
+    grow, grown = forest.grow, []
+    monkeypatch.setattr(forest, "grow", lambda *how: (grown.append(1), grow(*how))[1])
+    found = []
+    for ahead in (0, 10**6):
+        monkeypatch.setattr(decode, "NODES_AHEAD", ahead)
+        grown.clear()
+        answers = ground_fine(tiny, prefix, stamps, ["a cat", "two dogs"], several=True, prune=prune)
+        found.append((answers, len(grown)))
+    (slow, forwards), (fast, fewer) = found
+    assert fewer < forwards
+    for a, b in zip(slow, fast, strict=True):
+        assert a.found == pytest.approx(b.found, abs=1e-5) and a.picks == b.picks
+        for one, other in zip(a.steps, b.steps, strict=True):
+            np.testing.assert_array_equal(one.starts, other.starts)
+            np.testing.assert_allclose(one.probs, other.probs, atol=1e-5)
+            np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-3)
+
+
 def test_window_probabilities_are_probabilities(tiny: Any, prefix: Any) -> None:
     step = ground_fine(tiny, prefix, STAMPS, ["a cat"], coverage=1.0, prune=0)[0].steps[0]
     assert np.exp(step.log_probs).sum() <= 1

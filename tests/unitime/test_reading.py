@@ -185,6 +185,21 @@ def test_resizing_is_bicubic_with_antialiasing_and_shrinking_first_changes_littl
             assert apart.mean() < (0.01 if size[0] > 300 else 1.5)
 
 
+def test_a_file_is_described_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, probed = tmp_path / "a.mp4", []
+    probe = reading.probe
+    monkeypatch.setattr(reading, "probe", lambda file: (probed.append(file), probe(file))[1])
+    write(path, [0, 100, 200])
+    before = describe(path)
+    assert describe(str(path)) is before and len(probed) == 1
+    write(path, [0, 100, 200, 300])
+    after = describe(path)
+    assert after.duration > before.duration and after.digest != before.digest and len(probed) == 2
+    path.unlink()
+    with pytest.raises(ShotsError):
+        describe(path)
+
+
 def test_the_digest_follows_the_content_and_not_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a.mp4", [0, 100, 200])
     raw = (tmp_path / "a.mp4").read_bytes()
