@@ -58,8 +58,8 @@ def some_guidance(pipe: Any, family: Family, interval: tuple[float, float]) -> I
 
 def _guard(model: Any, pipe: Any, doubled: bool, interval: tuple[float, float], saved: Saved) -> Any:
     """A transformer's ``forward`` that leaves out what is not wanted, put in place."""
-    plain, kept = model.forward, {}
-    low, high = interval
+    plain, (low, high) = model.forward, interval
+    kept: dict[str, Any] = {}
 
     def forward(*args: Any, **said: Any) -> Any:
         noisy = said["hidden_states"] if "hidden_states" in said else args[0]
