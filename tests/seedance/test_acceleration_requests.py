@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 
 from cli import main
 from seedance import SeedanceError
 from seedance.acceleration.options import DEFAULT_CACHE, Acceleration
+from seedance.acceleration.parallel import ByRows
 from seedance.api import RenderRequest, render
 from seedance.pipeline import LatentFilm, Seedance
 
@@ -60,6 +63,20 @@ def test_compiled_layers_and_tiles_are_options_of_the_pipeline(tiny_model: Path)
     np.testing.assert_array_equal(plain.video(film).frames, tiled.video(film).frames)  # smaller than one tile
     with pytest.raises(SeedanceError, match="offload"):
         Seedance.from_pretrained(tiny_model, device="cpu", acceleration=Acceleration(offload="disk"))
+
+
+def test_a_pipeline_is_spread_over_a_mesh_by_one_call(tiny_model: Path, tmp_path: Path) -> None:
+    plain, spread = (Seedance.from_pretrained(tiny_model, device="cpu") for _ in range(2))
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+    try:
+        with pytest.raises(SeedanceError, match="without names"):
+            spread.spread(init_device_mesh("cpu", (1,)))
+        spread.spread(init_device_mesh("cpu", (1, 1), mesh_dim_names=("guidance", "sequence")))
+        films = [pipe.sample([pipe.plan("a red cube jumps", seed=1)], steps=2)[0] for pipe in (plain, spread)]
+    finally:
+        dist.destroy_process_group()
+    assert isinstance(spread.denoiser, ByRows)
+    torch.testing.assert_close(films[1].latents, films[0].latents)
 
 
 def test_the_shell_says_what_will_be_done_and_refuses_what_is_of_no_use(
