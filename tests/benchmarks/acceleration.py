@@ -3,12 +3,18 @@
     python -m tests.benchmarks.acceleration --films 20                       # the cache on nano, read by the judge
     python -m tests.benchmarks.acceleration --geometry wan-tiny              # beside the stock pipeline
     python -m tests.benchmarks.acceleration --geometry wan-1.3b --device cuda
+    python -m tests.benchmarks.acceleration --geometry wan-tiny --only decoding
 
 The first renders films of the held-out suites with and without the cache, from the same seeds. The others build a Wan
 of random weights on the device, from its configuration, and make one request with diffusers' stock pipeline, everything
 in memory as it comes, then with ours: encoder gone, VAE streaming, and further savings one by one. One JSON object on
 stdout; seconds are of the whole request after a short one that warms up, texts encoded before; on the CPU, those that
 the processor spent, and there memory and MFU, which other processes blur, are left out.
+
+With a geometry, its VAE also decodes 81 frames as stock diffusers does and streamed, in turns: seconds until the last
+frame and until the first are bytes in main memory (the fastest of three), how far apart the two are, and the peak of
+memory above weights and latents: the allocator's, on the CPU that of the tensors. `make bench ONLY=acceleration` takes
+that row, of wan-1.3b on an accelerator and of wan-tiny on a CPU.
 """
 
 from __future__ import annotations
@@ -23,9 +29,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from seedance.acceleration.decoding import decode, wan_step
+from seedance.acceleration.decoding import decode, open_step, whole_step
 from seedance.acceleration.options import DEFAULT_CACHE, Acceleration
 from shots.runtime.device import pick_device, pick_dtype
+from tests.benchmarks.figures import Row
+from tests.benchmarks.tensor_memory import TensorMemory
 
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "wan-tiny": {
@@ -34,7 +42,7 @@ GEOMETRIES: dict[str, dict[str, Any]] = {
         },
         "vae": {"base_dim": 16, "num_res_blocks": 1},
         "text": {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "vocab_size": 512},
-        "size": (128, 128, 17), "steps": 12,
+        "size": (128, 128, 17), "decoded": (64, 64, 81), "steps": 12,
     },
     "wan-1.3b": {
         "transformer": {
@@ -44,7 +52,7 @@ GEOMETRIES: dict[str, dict[str, Any]] = {
         "text": {
             "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "vocab_size": 256384,
         },
-        "size": (480, 832, 81), "steps": 50,
+        "size": (480, 832, 81), "decoded": (480, 832, 81), "steps": 50,
     },
 }  # fmt: skip
 SAVINGS = {
@@ -133,6 +141,7 @@ def beside_stock(geometry: str, device: torch.device, dtype: torch.dtype, steps:
         _settle(device)
         sampled = _clock(device) - began
         vae = pipe.vae
+        step, chunks = open_step(vae, latents.shape[2])
         shape = (1, -1, 1, 1, 1)
         std, mean = (
             torch.tensor(vae.config[key]).view(shape).to(device, vae.dtype) for key in ("latents_std", "latents_mean")
@@ -140,7 +149,7 @@ def beside_stock(geometry: str, device: torch.device, dtype: torch.dtype, steps:
         z = latents.to(vae.dtype) * std + mean
         pieces = [
             ((pixels[0].float() + 1) / 2).clamp(0, 1).permute(1, 2, 3, 0).cpu().numpy()
-            for pixels in decode(wan_step(vae), z, chunk=1, space=8)
+            for pixels in decode(step, z, chunk=chunks, space=8)
         ]
         return np.concatenate(pieces), _clock(device) - began, sampled
 
@@ -188,6 +197,90 @@ def beside_stock(geometry: str, device: torch.device, dtype: torch.dtype, steps:
         rows[name] = row
         _say(f"{name}: {row}")
     return {**report, "rows": rows}
+
+
+# ------------------------------------------------------------------------------------------------------- decoding
+
+
+@torch.no_grad()
+def decoding(geometry: str, device: torch.device) -> dict[str, Any]:
+    """Seconds, seconds to the first frame and peak memory of decoding one shot in float32, stock and streamed."""
+    from seedance.pipeline import to_uint8
+
+    said = GEOMETRIES[geometry]
+    height, width, frames = said["decoded"]
+    stock, ours = _vae(said, device), _vae(said, device)
+    if device.type == "cuda":  # as StagedSeedance has it
+        for parameter in ours.parameters():
+            if parameter.ndim == 5:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+    count = 1 + (frames - 1) // 4
+    z = torch.randn(1, 16, count, height // 8, width // 8, generator=torch.Generator().manual_seed(0)).to(device)
+    streamed, chunks = open_step(ours, count)
+    ways = {"stock": (whole_step(stock), None), "streamed": (streamed, chunks)}
+
+    def run(way: str) -> tuple[np.ndarray, float, float]:
+        """The frames, and seconds until all and until the first of them are there."""
+        step, lengths = ways[way]
+        pieces, first, began = [], 0.0, _clock(device)
+        for pixels in decode(step, z, chunk=lengths, space=8, retry=False):
+            pieces.append(to_uint8(pixels[0]))
+            first = first or _clock(device) - began
+        return np.concatenate(pieces), _clock(device) - began, first
+
+    rows: dict[str, dict[str, float]] = {way: {"seconds": np.inf, "first_frame_seconds": np.inf} for way in ways}
+    shown = {}
+    for turn in range(4):
+        for way, row in rows.items():
+            shown[way], whole, first = run(way)
+            if turn:  # the first one warms up
+                row["seconds"] = min(row["seconds"], whole)
+                row["first_frame_seconds"] = min(row["first_frame_seconds"], first)
+    for way, row in rows.items():
+        row["peak_gb"] = _peak(lambda way=way: run(way), device) / 1e9
+    theirs, own = rows["stock"], rows["streamed"]
+    difference = np.abs(shown["stock"].astype(int) - shown["streamed"].astype(int)).max()
+    return {
+        "geometry": geometry, "size": [height, width, len(shown["stock"])], "device": _name(device), "rows": rows,
+        "times_faster": theirs["seconds"] / own["seconds"], "memory_share": own["peak_gb"] / theirs["peak_gb"],
+        "largest_difference": int(difference),
+    }  # fmt: skip
+
+
+def _peak(run: Any, device: torch.device) -> int:
+    """The most bytes that were held above those before."""
+    if device.type != "cuda":
+        with TensorMemory() as memory:
+            run()
+        return memory.peak
+    _reset(device)
+    before = torch.cuda.memory_allocated(device)
+    run()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def acceleration() -> list[Row]:
+    """The row of decoding, for the table of figures."""
+    device = pick_device(None)
+    found = decoding("wan-1.3b" if device.type == "cuda" else "wan-tiny", device)
+    own, (height, width, frames) = found["rows"]["streamed"], found["size"]
+    what = f"{found['geometry']}: decode of {frames} frames, {width} x {height}, streamed beside stock diffusers"
+    figure = (
+        f"{found['times_faster']:.2f} x faster, peak {found['memory_share']:.1%}, first frame after "
+        f"{own['first_frame_seconds'] / own['seconds']:.1%} of the time, largest difference "
+        f"{found['largest_difference']} of 255"
+    )
+    return [(what, figure, ">= 1.5 x, <= 50 %, from the first chunk on")]
+
+
+def _vae(said: dict[str, Any], device: torch.device) -> Any:
+    """diffusers' own Wan VAE with random weights in float32, the same every time."""
+    from seedance.engines.folder import diffusers
+
+    torch.manual_seed(0)
+    with torch.device(device):
+        made = diffusers().AutoencoderKLWan(**said["vae"])
+    return made.eval().requires_grad_(False)
 
 
 def _pipeline(said: dict[str, Any], device: torch.device, dtype: torch.dtype, encoder: bool) -> Any:
@@ -258,12 +351,17 @@ def main() -> None:
     parser.add_argument("--films", type=int, default=20, help="of each suite, for the cache on nano (default: 20)")
     parser.add_argument("--thresholds", type=float, nargs="+", default=[DEFAULT_CACHE], help="of the cache on nano")
     parser.add_argument("--suites", nargs="+", default=["one_actor", "two_actors"], help="of the cache on nano")
+    parser.add_argument("--only", choices=("request", "decoding"), help="of what is measured at a geometry")
     said = parser.parse_args()
     if said.geometry is None:
         found = cache_on_nano(said.films, said.thresholds, said.suites)
     else:
-        device = pick_device(said.device)
-        found = beside_stock(said.geometry, device, pick_dtype(device, said.dtype)[0], said.steps)
+        device, found = pick_device(said.device), {}
+        if said.only != "request":
+            found["decoding"] = decoding(said.geometry, device)
+            _say(f"decoding: {json.dumps(found['decoding'])}")
+        if said.only != "decoding":
+            found |= beside_stock(said.geometry, device, pick_dtype(device, said.dtype)[0], said.steps)
     print(json.dumps(found))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from shots.runtime.environment import describe
 from tests.benchmarks import (
+    acceleration,
     captions,
     cuts,
     drift,
@@ -22,6 +23,7 @@ from tests.benchmarks import (
     open_training,
     open_weights,
     retakes,
+    serving,
     verification,
 )
 
@@ -47,6 +49,8 @@ PLAIN = {
     "grounding_io": grounding_io.grounding_io,
     "open_weights": open_weights.open_weights,
     "open_training": open_training.open_training,
+    "acceleration": acceleration.acceleration,
+    "serving": serving.serving,
 }
 _ROW = re.compile(
     r"^\| (?P<what>.+?) \| (?P<figure>.+?) \| (?P<reach>.+?) \| `(?P<command>.+?)` \| (?P<machine>.+?) \|$"

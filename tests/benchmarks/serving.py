@@ -26,7 +26,7 @@ from typing import Any
 import httpx
 import psutil
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.benchmarks.figures import ROOT, Row
 
 
 def tiny_model(folder: Path) -> Path:
@@ -183,6 +183,30 @@ def kill(model: Path, jobs: int, after: int) -> dict[str, Any]:
         server.end()
     return {"jobs": jobs, "done_before_the_kill": len(films), "of_these_unchanged": same, "ended": dict(how),
             "accounted_for": how["completed"] + how["interrupted"]}  # fmt: skip
+
+
+def serving() -> list[Row]:
+    """Both rows of the table of figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = tiny_model(Path(folder) / "model")
+        many, killed = crowd(model, 50, 120.0), kill(model, 20, 5)
+    if many["wrong"]:
+        raise RuntimeError(f"serving: {many['wrong']}")
+    films, memory, health = sum(many["films"].values()), many["memory_mb"], many["health_ms"]["p99"]
+    how = killed["ended"]
+    return [
+        (
+            "50 clients for 2 min, one render worker, tiny model",
+            f"{films:,} films; {many['answers_5xx']} answers of 5xx, {many['jobs_lost']} jobs lost, "
+            f"{memory['second quarter']} and {memory['last quarter']} MB, `/health` p99 {health:.0f} ms",
+            "no 5xx, none lost, flat, < 200 ms",
+        ),
+        (
+            f"kill -9 in the middle of {killed['jobs']} jobs, restarted",
+            f"{how.get('completed', 0)} done, {how.get('interrupted', 0)} said to be interrupted",
+            f"{killed['jobs']} of {killed['jobs']}",
+        ),
+    ]
 
 
 def main() -> None:
