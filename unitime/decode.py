@@ -39,7 +39,7 @@ Ints = NDArray[np.int64]
 
 NODES_AT_ONCE = 2048  # tokens of one forest, unless the prefix is longer
 NODES_OF_A_TRIE = 40  # that are grown where the model is fairly sure
-NODES_AHEAD = 64  # of tries that are grown whole: so many tokens cost less than the forwards they save
+NODES_AHEAD = 256  # of tries that are grown whole: so many tokens cost less than the forwards they save
 PRUNE = 1e-3
 KEPT_WINDOWS = 400  # likeliest windows that scores are computed from
 MAX_WINDOWS = 8  # windows of one answer
