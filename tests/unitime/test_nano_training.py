@@ -17,10 +17,11 @@ import torch
 from shots.errors import ShotsError
 from shots.runtime.checkpoint import latest_checkpoint, load_checkpoint
 from shots.runtime.vision import transformers
+from shots.stage.words import COLOUR_WORDS, SHAPE_WORDS
 from unitime import UniTime, sequence
 from unitime.errors import UniTimeError
 from unitime.training import card, nano, scenes, text, train, vision
-from unitime.training.scenes import Ask, Told
+from unitime.training.scenes import Ask, Told, _reworded, near_misses
 
 TOWER = {"depth": 2, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 2}
 WORDS = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 64, "num_attention_heads": 2,
@@ -181,9 +182,40 @@ def test_the_tokens_that_tell_something_are_known_by_their_kind(made: Path, seed
     times = item.writers[:, 0] + 1
     assert len(times) and (item.kinds == text.TIME).nonzero()[:, 0].tolist() == sorted(times.tolist())
     assert not item.kinds[item.sample.labels == sequence.IGNORE].any()
-    fewer = _asker(made, [told], most=text.Most(ask=1, absent=0, qa=1, lone=0, caption=0))
+    fewer = _asker(made, [told], most=text.Most(ask=1, absent=0, near=0, qa=1, lone=0, caption=0))
     asked = _turns(fewer, fewer.fine(random.Random(seed), 0, 0.0, 12.0, told.shots[0][2]))
     assert len(asked) == 2 and sum(answer.startswith("(") for answer in asked.values()) == 1
+
+
+def test_near_misses_are_events_with_one_wrong_word(made: Path) -> None:
+    told = _told()
+    said = {ask.texts: ask for ask in told.asks}
+    for seed in range(40):
+        for miss in near_misses(told, random.Random(seed), 9):
+            (words,) = miss.texts
+            right = next(a for texts, a in said.items() for t in texts if a.kind == miss.kind)
+            assert (miss.colour != right.colour) != (miss.shape != right.shape)
+            assert words not in right.texts and miss.windows == ()
+            phrases = SHAPE_WORDS[miss.shape] if miss.shape != right.shape else COLOUR_WORDS[miss.colour]
+            assert any(phrase in words for phrase in phrases.train)
+            assert not any(a.key == miss.key for a in told.asks)
+    happens = dataclasses.replace(told.asks[0], shape="sphere", key=told.asks[0].key.replace(" cube", " sphere"))
+    both = dataclasses.replace(told, asks=(told.asks[0], happens))
+    assert not any(
+        (miss.colour, miss.shape) in {("red", "cube"), ("red", "sphere")}
+        for seed in range(40)
+        for miss in near_misses(both, random.Random(seed), 9)
+    )
+    asker = _asker(made, [told], most=text.Most(ask=0, absent=0, near=3, qa=0, lone=0, caption=0))
+    answers = _turns(asker, asker.fine(random.Random(0), 0, 0.0, 12.0)).values()
+    assert answers and set(answers) == {"Not found.<|im_end|>\n"}
+
+
+def test_a_changed_word_takes_its_article_along() -> None:
+    assert _reworded("a red toy block jumps", SHAPE_WORDS["cube"], "upright pill") == "a red upright pill jumps"
+    assert _reworded("an emerald green cone spins", COLOUR_WORDS["green"], "red") == "a red cone spins"
+    assert _reworded("a red cone spins", COLOUR_WORDS["red"], "aqua") == "an aqua cone spins"
+    assert _reworded("it spins", COLOUR_WORDS["red"], "aqua") is None
 
 
 def test_the_loss_is_the_mean_over_tokens_weighed_by_their_kind(made: Path) -> None:

@@ -288,6 +288,44 @@ def _absent(film: Film, rng: random.Random, wording: str, wordings: int, count: 
         yield _ask(changed, fake, texts, ())
 
 
+def near_misses(told: Told, rng: random.Random, count: int) -> list[Ask]:
+    """Up to `count` events told wrongly in one word: the deed is done, by an actor of another shape or colour.
+
+    Without them nothing asks for a shape: colours name actors, and an event that does not happen had another colour or
+    another deed. Each has one wording, a word of which is changed for one that training says too.
+    """
+    known = {(*_actor(ask.key), ask.kind) for ask in told.asks} | {
+        (*_actor(key), key.split("|")[1]) for key in told.unclear
+    }
+    found: list[Ask] = []
+    for ask in rng.sample(told.asks, min(count, len(told.asks))):
+        shape, colour = ask.shape, ask.colour
+        if rng.random() < 0.5:
+            shape, words, old = rng.choice([s for s in SHAPES if s != shape]), SHAPE_WORDS, shape
+            wrong, taken = shape, {(colour, shape, ask.kind)}
+        else:
+            colour, words, old = rng.choice([c for c in COLOURS if c != colour]), COLOUR_WORDS, colour
+            wrong, taken = colour, {(colour, s, ask.kind) for s in SHAPES}
+        text = _reworded(rng.choice(ask.texts), words[old], rng.choice(words[wrong].train))
+        if text is not None and not taken & known:
+            found.append(Ask((text,), (), colour, shape, ask.kind, f"{colour} {shape}|{ask.key.partition('|')[2]}"))
+    return found
+
+
+def _actor(key: str) -> tuple[str, str]:
+    """Colour and shape of who does what a key says."""
+    colour, shape = key.partition("|")[0].split()
+    return colour, shape
+
+
+def _reworded(text: str, phrases: Phrases, word: str) -> str | None:
+    """`text` with `word` for the first of `phrases` in it, and its article after it; None where there is none."""
+    said = "|".join(map(re.escape, sorted(phrases.all, key=len, reverse=True)))
+    changed, count = re.subn(rf"\b(?:{said})\b", word, text, count=1)
+    articled = re.sub(r"\b(?:a|an) (?=(\w))", lambda m: "an " if m[1] in "aeiou" else "a ", changed)
+    return articled if count else None
+
+
 def _recast(film: Film, k: int, name: str, stranger: Actor) -> Film:
     """The film with somebody else in the place of actor `name` in shot `k`, doing nothing yet."""
     cast = tuple(stranger if actor.name == name else actor for actor in film.cast)

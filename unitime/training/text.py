@@ -41,7 +41,7 @@ from shots.stage.scene import ACTIONS, COLOURS
 from unitime import sequence
 from unitime.errors import UniTimeError
 from unitime.prompts import Prompts
-from unitime.training.scenes import FPS, GAP, Ask, Told, fact_words, joined, lone_questions
+from unitime.training.scenes import FPS, GAP, Ask, Told, fact_words, joined, lone_questions, near_misses
 
 UNIT_SECONDS = 0.5
 _WORDINGS = 3  # of each event, side by side in one sequence
@@ -70,12 +70,14 @@ class TokenWeights:
 class Most:
     """How much is asked of a sequence at most; the video costs more than what is asked of it.
 
-    ask: wordings of events that happen. absent: events that do not. qa: questions with options. lone: questions put
-    without their options, to be found in time. caption: wordings of a shot's caption.
+    ask: wordings of events that happen. absent: events that do not. near: events that do, told with a wrong shape or
+    colour. qa: questions with options. lone: questions put without their options, to be found in time. caption:
+    wordings of a shot's caption.
     """
 
     ask: int = 14
     absent: int = 4
+    near: int = 4
     qa: int = 2
     lone: int = 1
     caption: int = 1
@@ -219,7 +221,7 @@ class Asker:
             relevant.append(self.covered(centres, inside))
             pointed.append([unit for window in inside for unit in nearest_units(window, stamps, shift)])
             named.append(names_of(ask))
-        for ask in rng.sample([*told.absent], min(self.recipe.most.absent, len(told.absent))):
+        for ask in self.untrue(rng, told):
             turns.append((self.prompts.ask_when(rng.choice(ask.texts)), self.prompts.nothing()))
             relevant.append(torch.zeros(len(picks)))
             pointed.append([])
@@ -236,6 +238,11 @@ class Asker:
             turns.append((self.prompts.caption, caption))
         rows_of = self.first[scene] + torch.from_numpy(picks)
         return self.packed(plan, self.features[rows_of].flatten(0, 1), turns, relevant, named, 4, pointed)
+
+    def untrue(self, rng: random.Random, told: Told) -> list[Ask]:
+        """Events that do not happen."""
+        most = self.recipe.most
+        return [*rng.sample(told.absent, min(most.absent, len(told.absent))), *near_misses(told, rng, most.near)]
 
     def questions(
         self, rng: random.Random, told: Told, start: float, end: float, whole: bool, single: bool
@@ -295,7 +302,7 @@ class Asker:
             relevant.append(self.covered(centres, [(s, e, e - s) for s, e in ask.windows]))
             pointed.append([segments[k][0] for k in hit])
             named.append(names_of(ask))
-        for ask in rng.sample([*told.absent], min(self.recipe.most.absent, len(told.absent))):
+        for ask in self.untrue(rng, told):
             turns.append((self.prompts.ask_when(rng.choice(ask.texts)), self.prompts.nothing()))
             relevant.append(torch.zeros(len(centres)))
             pointed.append([])
