@@ -3,6 +3,7 @@
 Notable choices:
 - `grounding` is `seedance evaluate grounding` laid out as rows; nothing is measured here that the command does not
   print.
+- Eight queries stand against one of them: the median of each of the eight alone.
 - A first call is on a file that this process has not seen and with nothing on disk, a second one on the same file with
   a handle of its own, so that of the first only vision features are left. The small clip is the hard case: what a
   second call saves is reading and looking, and there is little of it.
@@ -23,12 +24,11 @@ from pathlib import Path
 from unitime import FeatureCache, UniTime
 from unitime.suites import FIRST_SEED, asked, drawn
 
-item = drawn(FIRST_SEED + 1)
+item = drawn(FIRST_SEED + 5)  # 20 s and eight queries
 path = Path(tempfile.mkdtemp()) / "clip.mp4"
 item.video.save(path)
-texts = [query.query for query in asked(item)]
-eight = [f"{text}" for text in (texts * 8)[:8]]
-eight = [f"{text} {'now' * k}" for k, text in enumerate(eight)]  # all different
+eight = [query.query for query in asked(item)]
+assert len(set(eight)) == 8
 model = UniTime.from_pretrained("MODEL")
 
 def timed(queries, cache=None, path=path):
@@ -50,7 +50,7 @@ def twice(path):
     return median(first), median(again)
 
 timed(eight[:1])
-one = median(timed(eight[:1]) for _ in range(5))
+one = median(timed([text]) for text in eight)
 all_of_them = median(timed(eight) for _ in range(5))
 print(json.dumps({"one": one, "eight": all_of_them, "calls": [twice(each) for each in [path, *REAL]]}))
 """
@@ -104,7 +104,7 @@ def grounding_speed() -> list[Row]:
          "<= 2 x"),
     ]  # fmt: skip
     for clip, ((first, first_work), (again, again_work)) in zip(
-        ("13 s, 128 x 128", "24 s, 1280 x 720"), took["calls"], strict=False
+        ("20 s, 128 x 128", "24 s, 1280 x 720"), took["calls"], strict=False
     ):
         rows.append((
             f"grounding: second call on the same video, features cached: {clip}",
