@@ -15,7 +15,14 @@ const change = (index, name, value) => {
     delete state.shots[index].verdict;
     body.querySelectorAll(".card")[index].querySelectorAll(".head .badge, .why").forEach((node) => node.remove());
   }
+  body.querySelector(".sum").textContent = sum();
   publish();
+};
+const sum = () => {
+  const total = state.shots.reduce((all, shot) => all + (Number(shot.seconds) || 0), 0);
+  const open = state.shots.some((shot) => !shot.seconds);
+  return state.shots.length + (state.shots.length === 1 ? " shot" : " shots")
+    + (total ? ", " + seconds(total) + " s" + (open ? " and those left to the model" : "") : "");
 };
 const move = (from, to) => {
   if (to < 0 || to >= state.shots.length || from === to) return;
@@ -102,15 +109,12 @@ const card = (shot, index) => {
 
 const draw = () => {
   const list = state.shots.map(card);
-  const total = state.shots.reduce((sum, shot) => sum + (Number(shot.seconds) || 0), 0);
-  const open = state.shots.some((shot) => !shot.seconds);
   body.replaceChildren(
     h("datalist", { id: names }, cameras.map((name) => h("option", { value: name }))),
     h("ol", { class: "cards", "aria-label": "Shots in order" }, list,
       h("li", { class: "add" },
         h("button", { type: "button", "aria-label": "Add a shot", onclick: add }, h("span", {}, "+"), "Add a shot"))),
-    h("p", { class: "sum" }, state.shots.length + (state.shots.length === 1 ? " shot" : " shots")
-      + (total ? ", " + seconds(total) + " s" + (open ? " and those left to the model" : "") : "")));
+    h("p", { class: "sum" }, sum()));
 };
 const take = () => {
   const given = props.value;
