@@ -118,6 +118,7 @@ def _acceleration_arguments(parser: Any) -> None:
         help="leave out most of a pass while its first block says that little changed",
     )  # fmt: skip
     parser.add_argument("--vae-tiling", action="store_true", help="decode in tiles (else when memory runs out)")
+    parser.add_argument("--vae-dtype", metavar="NUMBERS", help="an open model's VAE in fp32 or bf16, half the memory")
     parser.add_argument(
         "--attention-backend", default="sdpa", metavar="KERNEL", help="cudnn, flash, flash3, sage or xformers"
     )

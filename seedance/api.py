@@ -51,8 +51,9 @@ class RenderRequest:
         model: shipped name, folder or hub id.
         lora: adapters, each ``PATH`` or ``PATH:scale``; transformer: a file in the place of the model's transformer;
             carry: how actors come from shot to shot ("last", "key", "none"); all three for open checkpoints only.
-        offload, quantization, compile, cache, vae_tiling, attention_backend, guidance_interval: what saves time and
-            memory (:class:`seedance.acceleration.options.Acceleration`); a cache of 0 takes the default threshold.
+        offload, quantization, compile, cache, vae_tiling, vae_dtype, attention_backend, guidance_interval: what saves
+            time and memory (:class:`seedance.acceleration.options.Acceleration`); a cache of 0 takes the default
+            threshold.
         num_samples: films per prompt.
         record: whether how the film was made is stored in it and beside it.
         state: also write the film's latents beside it (``.state.safetensors``), to be re-taken or extended.
@@ -89,6 +90,7 @@ class RenderRequest:
     compile: bool = False
     cache: float | None = None
     vae_tiling: bool = False
+    vae_dtype: str | None = None
     attention_backend: str = "sdpa"
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     num_samples: int = 1
@@ -136,6 +138,7 @@ class RenderRequest:
             quantization=self.quantization,
             offload=self.offload,
             tiling=self.vae_tiling,
+            vae_dtype=self.vae_dtype,
         )
 
 

@@ -10,8 +10,13 @@ Notable choices:
   first chunk on, and memory does not grow with the shot. Others are one chunk a shot (`whole_step`): LTX-Video's
   decoder looks ahead. `open_step` knows which VAE of diffusers is which.
 - What a step keeps is its own and not the VAE's, so a shot left half decoded disturbs no other.
-- Tiles are decoded side by side, chunk by chunk, each with what it kept, so tiling streams too. Neighbours overlap, and
-  are blended there in pixels, by weights that fall to the tile's edge, where a tile knows least of its surroundings.
+- Tiles that overlap are blended in pixels, by weights that fall to the tile's edge, where a tile knows least of its
+  surroundings.
+- Memory holds what one tile keeps, not what all of them do, which together is as much as tiles save (of Wan 2.1, four
+  fifths of the peak). On cards tiles are decoded side by side, chunk by chunk, so that tiling streams too, and what a
+  tile keeps waits in main memory, page-locked, for its turn. Where main memory is all there is, that would move
+  nothing: there one tile is decoded after another, over all chunks, and what waits is pixels, which are far fewer; the
+  shot's first frame then comes with its last tile.
 - When memory runs out, decoding begins anew with tiles of half the side, down to eight cells; frames that were given
   out already are decoded again and not given twice.
 - There are no tiles in time: causal VAEs need none, and they blink where others have them.
@@ -22,7 +27,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +40,9 @@ log = logging.getLogger("seedance")
 
 Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
 """``step(latents (1, C, n, h, w), kept) -> (pixels (1, 3, m, H, W), kept)``; ``kept`` is None for the first chunk."""
+
+Tile = tuple[int, int, int, int]
+"""Rows a to b and columns c to d of latents."""
 
 LEAST = 8  # cells of a tile's side
 
@@ -134,20 +142,85 @@ def _once(step: Step, z: Tensor, lengths: list[int], space: int, tiling: Tiling 
             pixels, kept = step(piece, kept)
             yield pixels
         return
-    rows, columns = _spans(h, tiling), _spans(w, tiling)
-    tiles = [(a, b, c, d) for a, b in rows for c, d in columns]
-    held: list[Any] = [None] * len(tiles)
-    for piece in z.split(lengths, dim=2):
-        blended: Tensor | None = None
-        for index, (a, b, c, d) in enumerate(tiles):
-            pixels, held[index] = step(piece[:, :, :, a:b, c:d], held[index])
-            down = _ramp(a, b, h, rows, space, pixels)[:, None]
-            across = _ramp(c, d, w, columns, space, pixels)
-            if blended is None:
-                blended = pixels.new_zeros(*pixels.shape[:3], h * space, w * space)
-            blended[..., a * space : b * space, c * space : d * space] += pixels * (down * across)
-        assert blended is not None
-        yield blended
+    tiles, pieces = spread(h, w, tiling), z.split(lengths, dim=2)
+    if not parks(z.device):
+        pictures: list[Tensor | None] = [None] * len(pieces)
+        for tile in tiles:
+            kept = None
+            for index, piece in enumerate(pieces):
+                pixels, kept = step(_cut(piece, tile), kept)
+                pictures[index] = _laid(pictures[index], pixels, tile, (h, w), space, tiling)
+        kept = None
+        while pictures:  # each is let go once it is given out
+            picture = pictures.pop(0)
+            assert picture is not None
+            yield picture
+        return
+    parked: list[Any] = [None] * len(tiles)
+    for piece in pieces:
+        picture = None
+        for index, tile in enumerate(tiles):
+            kept, parked[index] = _moved(parked[index], lambda held: _fetch(held, z.device)), None
+            pixels, kept = step(_cut(piece, tile), kept)
+            parked[index], kept = _moved(kept, _park), None
+            picture = _laid(picture, pixels, tile, (h, w), space, tiling)
+        assert picture is not None
+        yield picture
+
+
+def parks(device: torch.device) -> bool:
+    """Whether what tiles keep waits elsewhere than on ``device``."""
+    return device.type == "cuda"
+
+
+def _park(held: Tensor) -> Tensor:
+    """A copy in main memory, page-locked as long as there are such pages."""
+    try:
+        place = torch.empty_like(held, device="cpu", pin_memory=True)
+    except RuntimeError:
+        place = torch.empty_like(held, device="cpu")
+    # Later work on the device comes after this copy, and so does whatever is put in the place of what is let go.
+    return place.copy_(held, non_blocking=place.is_pinned())
+
+
+def _fetch(held: Tensor, device: torch.device) -> Tensor:
+    return held.to(device, non_blocking=True)
+
+
+def _moved(kept: Any, move: Callable[[Tensor], Tensor]) -> Any:
+    """What a step kept, with every tensor in it moved."""
+    if isinstance(kept, Tensor):
+        return move(kept)
+    if isinstance(kept, dict):
+        return {name: _moved(value, move) for name, value in kept.items()}
+    if isinstance(kept, (list, tuple)):
+        return type(kept)(_moved(value, move) for value in kept)
+    if is_dataclass(kept) and not isinstance(kept, type):
+        return replace(kept, **{part.name: _moved(getattr(kept, part.name), move) for part in fields(kept)})
+    return kept
+
+
+def spread(h: int, w: int, tiling: Tiling) -> list[Tile]:
+    """The tiles that cover latents of ``h`` x ``w`` cells."""
+    return [(a, b, c, d) for a, b in _spans(h, tiling) for c, d in _spans(w, tiling)]
+
+
+def _cut(piece: Tensor, tile: Tile) -> Tensor:
+    a, b, c, d = tile
+    return piece[:, :, :, a:b, c:d]
+
+
+def _laid(
+    picture: Tensor | None, pixels: Tensor, tile: Tile, cells: tuple[int, int], space: int, tiling: Tiling
+) -> Tensor:
+    """The picture with a tile's pixels laid upon it, by their weights; None is one that has none yet."""
+    (a, b, c, d), (h, w) = tile, cells
+    down = _ramp(a, b, h, _spans(h, tiling), space, pixels)[:, None]
+    across = _ramp(c, d, w, _spans(w, tiling), space, pixels)
+    if picture is None:
+        picture = pixels.new_zeros(*pixels.shape[:3], h * space, w * space)
+    picture[..., a * space : b * space, c * space : d * space] += pixels * (down * across)
+    return picture
 
 
 def _spans(cells: int, tiling: Tiling) -> list[tuple[int, int]]:

@@ -7,12 +7,15 @@ Notable choices:
 
 - Three stages, one after another: texts are encoded and their encoder goes; the transformer draws; the VAE decodes.
   Each needs its own weights and its widest activations, and the film as much as the hungriest stage.
-- Weights are counted from the headers of the weight files, so this takes milliseconds.
+- Weights are counted from the headers of the weight files; what the VAE takes by decoding shapes without numbers
+  (`counting`), a few tenths of a second. Too low an estimate there is a film lost after minutes of drawing.
 - Levels are tried from the fastest on: everything on the device; whole models waiting in main memory; blocks of the
   transformer waiting there; blocks waiting on disk. The first that fits is taken, and what waits in main memory has to
   fit there too. On the CPU there is one memory, so only the disk makes room.
 - A text encoder that does not fit the device is no obstacle where main memory holds it: `staged` encodes there then.
-- Activations are estimates with a margin. Where one is too low at decoding, tiles take over (`decoding`).
+- Activations of the transformer are estimates with a margin. Where memory runs out at decoding nevertheless, tiles
+  take over (`decoding`).
+- What tiles keep waits in main memory on cards, so it has to fit there; on the CPU pictures wait (`decoding`).
 """
 
 from __future__ import annotations
@@ -28,14 +31,12 @@ from shots.runtime.device import free_bytes, main_memory
 if TYPE_CHECKING:
     import torch
 
+    from seedance.acceleration.counting import Counted
     from seedance.engines.folder import Checkpoint
     from seedance.pipeline import Plan
 
 LEVELS = ("none", "model", "group", "disk")
 MARGIN = 0.92  # of the free memory; the rest is the allocator's
-_FULL = 6  # pictures at full width that a VAE's last blocks hold at once
-_TILE = 32  # cells of a tile's side
-_AT_ONCE = {"AutoencoderKLWan": 1, "AutoencoderKLHunyuanVideo15": 1, "AutoencoderKLCogVideoX": 3}  # latents; else all
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,14 @@ def fit(
         levels = ("none", "disk") if device.type == "cpu" else LEVELS
     if acceleration.quantization is not None:
         levels = tuple(level for level in levels if level in ("none", "model"))
+    vae = acceleration.vae_format(checkpoint.family.fp32_vae, dtype)
     have, tried = main_memory() if host is None else host, []
     waiting, encoders = _bytes(checkpoint, dtype, "transformer"), _bytes(checkpoint, dtype, "text_encoder")
     for level in levels:
         moved = level in ("model", "group") and device.type != "cpu"
         alike = level if moved or level == "disk" else "none"
         for tiling in (True,) if acceleration.tiling else (False, True):
-            stages = needs(checkpoint, plan, dtype, alike, tiling, acceleration.quantization)
+            stages = needs(checkpoint, plan, dtype, alike, tiling, acceleration.quantization, vae, device)
             if device.type != "cpu" and stages["text"] > MARGIN * room and encoders <= MARGIN * have:
                 stages["text"] = 0
             worst = max(stages, key=lambda stage: stages[stage])
@@ -95,6 +97,9 @@ def fit(
             elif moved and waiting > MARGIN * have:
                 said = f"the transformer waits in {_gb(waiting)} of main memory"
                 tried.append((waiting - have, said, level, have))
+            elif (beside := _decoding(checkpoint, plan, vae, tiling, device).parked) + moved * waiting > MARGIN * have:
+                said = f"what tiles keep waits in {_gb(beside)} of main memory"
+                tried.append((beside + moved * waiting - have, said, level, have))
             else:
                 return Fit(level, tiling, stages, room)
     _, said, level, there = min(tried)
@@ -125,12 +130,23 @@ def _bytes(checkpoint: Checkpoint, dtype: torch.dtype, kind: str) -> int:
 
 
 def needs(
-    checkpoint: Checkpoint, plan: Plan, dtype: torch.dtype, level: str, tiling: bool, quantization: str | None
+    checkpoint: Checkpoint,
+    plan: Plan,
+    dtype: torch.dtype,
+    level: str,
+    tiling: bool,
+    quantization: str | None,
+    vae: torch.dtype | None = None,
+    device: torch.device | None = None,
 ) -> dict[str, int]:
-    """Bytes of the device that each stage needs at an offload level."""
+    """Bytes of the device that each stage needs at an offload level.
+
+    Args:
+        vae: numbers of the VAE; None are those its family asks for. device: where; None is a card.
+    """
     family = checkpoint.family
-    size = dtype.itemsize
-    weights = {name: checkpoint.numbers(name) * (4 if name == "vae" and family.fp32_vae else size)
+    size, vae = dtype.itemsize, vae or Acceleration().vae_format(family.fp32_vae, dtype)
+    weights = {name: checkpoint.numbers(name) * (vae.itemsize if name == "vae" else size)
                for name in checkpoint.weights}  # fmt: skip
     encoders = sum(count for name, count in weights.items() if name.startswith("text_encoder"))
     transformers = [count for name, count in weights.items() if name.startswith("transformer")]
@@ -147,20 +163,24 @@ def needs(
     return {
         "text": encoders + rest if level == "none" else encoders,
         "sampling": at_work + rest + activations,
-        "decoding": waiting + rest + _decoding(checkpoint, plan, tiling),
+        "decoding": waiting + rest + _decoding(checkpoint, plan, vae, tiling, device).peak,
     }
 
 
-def _decoding(checkpoint: Checkpoint, plan: Plan, tiling: bool) -> int:
-    """Bytes of a VAE's widest activations: its last blocks, at the film's full size."""
+def _decoding(
+    checkpoint: Checkpoint, plan: Plan, vae: torch.dtype, tiling: bool, device: torch.device | None
+) -> Counted:
+    """What decoding the longest shot takes above weights."""
+    from seedance.acceleration.counting import count_decoding
+    from seedance.acceleration.decoding import Tiling, parks
+
     config, ratio = checkpoint.config("vae"), plan.ratio
-    width = config.get("decoder_base_dim") or config.get("base_dim") or min(config.get("block_out_channels", (128,)))
-    height, across = (min(side, _TILE * ratio.space) if tiling else side for side in (plan.height, plan.width))
-    at_once, longest = _AT_ONCE.get(checkpoint.parts["vae"][1]), max(plan.frames)
-    frames = longest if at_once is None else min(at_once * ratio.time, longest)
-    bytes_each = 4 if checkpoint.family.fp32_vae else 2
-    pictures = 3 * frames * plan.height * plan.width * bytes_each
-    return _FULL * frames * height * across * width * bytes_each + pictures
+    channels = config.get("z_dim") or config["latent_channels"]
+    latents = (channels, ratio.latent_frames(max(plan.frames)), plan.height // ratio.space, plan.width // ratio.space)
+    return count_decoding(
+        checkpoint.parts["vae"][1], config, latents, space=ratio.space, dtype=vae,
+        tiling=Tiling() if tiling else None, parks=device is None or parks(device),
+    )  # fmt: skip
 
 
 def _gb(count: int) -> str:

@@ -12,6 +12,7 @@ attention             another attention kernel, where it is installed (open chec
 quantization          the transformer's matrices in int8 or fp8 (open checkpoints)            a little
 offload               where weights wait: none, model, group, disk; auto takes what fits      no
 tiling                decodes in tiles from the start; otherwise when memory runs out         at seams, a little
+vae_dtype             numbers the VAE computes in; bf16 takes about half the memory of fp32   a little: bands in skies
 ====================  ======================================================================  =======================
 
 Notable choice: our own models are small, so what only moves or shrinks weights is refused for them, with the reason,
@@ -26,12 +27,15 @@ from typing import TYPE_CHECKING, Any
 from seedance.errors import SeedanceError
 
 if TYPE_CHECKING:
+    import torch
+
     from seedance.dit import VideoDiT
     from seedance.samplers import Denoiser
 
 DEFAULT_CACHE = 0.15  # threshold of the first-block cache; `python -m tests.benchmarks.acceleration` measures its cost
 OFFLOAD = ("auto", "none", "model", "group", "disk")
 QUANTIZATION = ("int8", "fp8")
+VAE_DTYPES = ("fp32", "bf16")  # fp16 has not the range of float32, as these have
 # Ours -> diffusers'; "sdpa" is torch's own, which picks the best kernel it has.
 ATTENTION = {
     "sdpa": "native", "cudnn": "_native_cudnn", "flash": "flash", "flash3": "_flash_3", "sage": "sage",
@@ -53,6 +57,7 @@ class Acceleration:
         quantization: one of `QUANTIZATION`, None keeps the number format.
         offload: one of `OFFLOAD`.
         tiling: whether to decode in tiles from the start.
+        vae_dtype: one of `VAE_DTYPES`, None takes what the family asks for.
     """
 
     cache: float | None = None
@@ -62,6 +67,7 @@ class Acceleration:
     quantization: str | None = None
     offload: str = "auto"
     tiling: bool = False
+    vae_dtype: str | None = None
 
     def check(self, native: bool) -> None:
         """Raises SeedanceError for a word that is none, for what is not installed and for what the model cannot use."""
@@ -72,7 +78,7 @@ class Acceleration:
             raise SeedanceError(f"cache: threshold {self.cache:g} is not between 0 and 1; leave it out for the default")
         for name, value, known in (
             ("offload", self.offload, OFFLOAD), ("quantization", self.quantization, (None, *QUANTIZATION)),
-            ("attention_backend", self.attention, tuple(ATTENTION)),
+            ("attention_backend", self.attention, tuple(ATTENTION)), ("vae_dtype", self.vae_dtype, (None, *VAE_DTYPES)),
         ):  # fmt: skip
             if value not in known:
                 raise SeedanceError(f"{name}: {value!r} is not one of {', '.join(word for word in known if word)}")
@@ -81,6 +87,7 @@ class Acceleration:
                 ("offload", self.offload in ("model", "group", "disk"), "its weights are a few megabytes"),
                 ("quantization", self.quantization is not None, "its weights are a few megabytes"),
                 ("attention_backend", self.attention != "sdpa", "its attention has biases, which others do not take"),
+                ("vae_dtype", self.vae_dtype is not None, "its VAE takes a few megabytes"),
             ):
                 if said:
                     raise SeedanceError(f"{name}: of no use to this package's own model: {why}; leave it out")
@@ -108,6 +115,14 @@ class Acceleration:
         if not isinstance(model, VideoDiT):
             raise SeedanceError("cache: does not go with several devices; leave it out")
         return FirstBlockCache(model, films, self.cache)
+
+    def vae_format(self, fp32: bool, dtype: torch.dtype) -> torch.dtype:
+        """Numbers of the VAE: those asked for, else float32 where its family wants that, else the model's."""
+        import torch
+
+        if self.vae_dtype is not None:
+            return {"fp32": torch.float32, "bf16": torch.bfloat16}[self.vae_dtype]
+        return torch.float32 if fp32 else dtype
 
     def branches(self, times: Any) -> list[bool]:
         """For each step of ``times`` (steps + 1, falling), whether guidance acts."""

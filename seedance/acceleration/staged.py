@@ -172,8 +172,8 @@ class StagedSeedance(DiffusersSeedance):
         parts: dict[str, Any] = dict.fromkeys(named, None)
         for part in checkpoint.parts:
             if not part.startswith(("text_encoder", "transformer")):
-                fp32 = part == "vae" and checkpoint.family.fp32_vae
-                parts[part] = load_part(checkpoint, part, torch.float32 if fp32 else kind, where)
+                numbers = said.vae_format(checkpoint.family.fp32_vae, kind) if part == "vae" else kind
+                parts[part] = load_part(checkpoint, part, numbers, where)
         # Convolutions over time and space run much faster so on cards, and need no copies.
         for parameter in parts["vae"].parameters():
             # On cards alone: on a CPU this layout is slower. 2-D convolutions have weights without it.

@@ -14,7 +14,8 @@ the processor spent, and there memory and MFU, which other processes blur, are l
 With a geometry, its VAE also decodes 81 frames as stock diffusers does and streamed, in turns: seconds until the last
 frame and until the first are bytes in main memory (the fastest of three), how far apart the two are, and the peak of
 memory above weights and latents: the allocator's, on the CPU that of the tensors. `make bench ONLY=acceleration` takes
-that row, of wan-1.3b on an accelerator and of wan-tiny on a CPU.
+that row, of wan-1.3b on an accelerator and of wan-tiny on a CPU, and a second one of wan-1.3b's peaks whole, in tiles
+and in bf16, counted without numbers; `--only counted` prints the latter alone.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from seedance.acceleration.decoding import decode, open_step, whole_step
+from seedance.acceleration.counting import TensorMemory, count_decoding
+from seedance.acceleration.decoding import Tiling, decode, open_step, whole_step
 from seedance.acceleration.options import DEFAULT_CACHE, Acceleration
 from shots.runtime.device import pick_device, pick_dtype
 from tests.benchmarks.figures import Row
-from tests.benchmarks.tensor_memory import TensorMemory
 
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "wan-tiny": {
@@ -259,8 +260,27 @@ def _peak(run: Any, device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) - before
 
 
+@torch.no_grad()
+def counted(geometry: str) -> dict[str, int]:
+    """Bytes of the peak of decoding one shot, above the weights, counted without numbers: on no device and no device's
+    allocator or workspaces in it. "parked" is what tiles keep in main memory."""
+    said = GEOMETRIES[geometry]
+    height, width, frames = said["decoded"]
+    latents = (16, 1 + (frames - 1) // 4, height // 8, width // 8)
+    with TensorMemory() as memory:
+        _vae(said, torch.device("meta")).decode(torch.empty(1, *latents, device="meta"))
+    found = {"stock": memory.peak}
+    for name, dtype, tiling in (
+        ("streamed", torch.float32, None), ("streamed, bf16", torch.bfloat16, None),
+        ("in tiles", torch.float32, Tiling()), ("in tiles, bf16", torch.bfloat16, Tiling()),
+    ):  # fmt: skip
+        one = count_decoding("AutoencoderKLWan", said["vae"], latents, space=8, dtype=dtype, tiling=tiling)
+        found |= {name: one.peak} | ({f"{name}, parked": one.parked} if tiling else {})
+    return found
+
+
 def acceleration() -> list[Row]:
-    """The row of decoding, for the table of figures."""
+    """The rows of decoding, for the table of figures."""
     device = pick_device(None)
     found = decoding("wan-1.3b" if device.type == "cuda" else "wan-tiny", device)
     own, (height, width, frames) = found["rows"]["streamed"], found["size"]
@@ -270,7 +290,17 @@ def acceleration() -> list[Row]:
         f"{own['first_frame_seconds'] / own['seconds']:.1%} of the time, largest difference "
         f"{found['largest_difference']} of 255"
     )
-    return [(what, figure, ">= 1.5 x, <= 50 %, from the first chunk on")]
+    peaks = {name: f"{count / 1e9:.2f} GB" for name, count in counted("wan-1.3b").items()}
+    return [
+        (what, figure, ">= 1.5 x, <= 50 %, from the first chunk on"),
+        (
+            "wan-1.3b: tensors at the peak of decoding 81 frames, 832 x 480, in tiles",
+            f"{peaks['in tiles']}, in bf16 {peaks['in tiles, bf16']} ({peaks['in tiles, parked']} and "
+            f"{peaks['in tiles, bf16, parked']} wait in main memory); whole {peaks['streamed']}, in bf16 "
+            f"{peaks['streamed, bf16']}; stock {peaks['stock']}",
+            "<= 25 % of whole",
+        ),
+    ]
 
 
 def _vae(said: dict[str, Any], device: torch.device) -> Any:
@@ -351,16 +381,18 @@ def main() -> None:
     parser.add_argument("--films", type=int, default=20, help="of each suite, for the cache on nano (default: 20)")
     parser.add_argument("--thresholds", type=float, nargs="+", default=[DEFAULT_CACHE], help="of the cache on nano")
     parser.add_argument("--suites", nargs="+", default=["one_actor", "two_actors"], help="of the cache on nano")
-    parser.add_argument("--only", choices=("request", "decoding"), help="of what is measured at a geometry")
+    parser.add_argument("--only", choices=("request", "decoding", "counted"), help="of what is measured at a geometry")
     said = parser.parse_args()
     if said.geometry is None:
         found = cache_on_nano(said.films, said.thresholds, said.suites)
     else:
         device, found = pick_device(said.device), {}
         if said.only != "request":
+            found["counted_bytes"] = counted(said.geometry)
+        if said.only not in ("request", "counted"):
             found["decoding"] = decoding(said.geometry, device)
             _say(f"decoding: {json.dumps(found['decoding'])}")
-        if said.only != "decoding":
+        if said.only not in ("decoding", "counted"):
             found |= beside_stock(said.geometry, device, pick_dtype(device, said.dtype)[0], said.steps)
     print(json.dumps(found))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import pytest
 import torch
 
 from seedance import SeedanceError
+from seedance.acceleration.counting import TensorMemory, count_decoding
+from seedance.acceleration.decoding import Tiling, decode, open_step
 from seedance.acceleration.fit import fit, needs
 from seedance.acceleration.options import Acceleration
 from seedance.acceleration.quantizing import quantize
 from seedance.acceleration.staged import StagedSeedance, Words
-from seedance.engines.folder import open_checkpoint
+from seedance.engines.engine import decode_shot
+from seedance.engines.folder import diffusers, load_part, open_checkpoint
 from seedance.evaluation import psnr
 from seedance.pipeline import Seedance, make_plan, model_defaults
 from seedance.preview import preview_frames
@@ -164,6 +168,73 @@ def test_a_level_is_taken_that_fits_and_too_little_memory_is_said(checkpoint: Ca
     assert half["sampling"] < needs(held, plan, torch.float32, "none", False, None)["sampling"]
 
 
+@pytest.mark.parametrize("name", ["wan-t2v", "wan-ti2v", "cogvideox", "hunyuan", "ltx", "ltx-condition"])
+@pytest.mark.parametrize("numbers", [torch.float32, torch.bfloat16])
+def test_what_decoding_is_said_to_take_is_what_it_takes(
+    name: str, numbers: torch.dtype, checkpoint: Callable[[str], Path]
+) -> None:
+    held = open_checkpoint(checkpoint(name))
+    vae = load_part(held, "vae", numbers, CPU)
+    plan = make_plan("a red cube jumps", model_defaults(checkpoint(name)), num_frames=17, height=32, width=64)
+    said = needs(held, plan, numbers, "model", False, None, numbers, CPU)["decoding"]
+    weights = numbers.itemsize * held.numbers("vae")
+    z = torch.randn(vae.config.get("z_dim") or vae.config.latent_channels, *plan.latent_shape).to(numbers)
+    at = 0.05 if name == "ltx-condition" else None
+    with torch.no_grad(), TensorMemory() as memory:
+        for _ in decode_shot(vae, z, at, space=plan.ratio.space):
+            pass
+    assert 0.85 * memory.peak < said - weights < 1.2 * memory.peak
+
+
+def test_wan_s_own_vae_needs_what_all_its_chunks_take() -> None:
+    """480 x 832, 81 frames: the estimate from three chunks against all twenty-one of them."""
+    with torch.device("meta"):
+        vae = diffusers().AutoencoderKLWan().eval()
+    count = functools.partial(count_decoding, "AutoencoderKLWan", vae.config, (16, 21, 60, 104), space=8)
+    said, state = count(dtype=torch.float32), torch.get_rng_state()
+    z = torch.empty(16, 21, 60, 104, device="meta")
+    step, chunks = open_step(vae, 21)
+    with torch.no_grad(), TensorMemory() as memory:
+        for _ in decode(step, z[None], chunk=chunks, space=8):
+            pass
+    assert memory.peak > 7.5e9
+    assert said.peak == pytest.approx(memory.peak, rel=0.02)
+    half, tiled = count(dtype=torch.bfloat16), count(dtype=torch.float32, tiling=Tiling())
+    assert said.peak / 2 < half.peak < 0.6 * said.peak  # its norms go over float32
+    assert tiled.peak < 0.25 * said.peak < tiled.parked
+    assert torch.equal(torch.get_rng_state(), state)  # whoever draws a film meanwhile draws the same one
+
+
+def test_tiles_that_keep_more_than_main_memory_holds_are_said(checkpoint: Callable[[str], Path]) -> None:
+    held = open_checkpoint(checkpoint("wan-t2v"))
+    plan = make_plan("a red cube jumps", model_defaults(checkpoint("wan-t2v")), height=320, width=320)
+    said: dict[str, Any] = {"device": torch.device("cuda"), "dtype": torch.float32, "free": 10**12}
+    tiled = Acceleration(tiling=True, offload="none")
+    assert fit(held, plan, host=10**12, acceleration=tiled, **said).tiling
+    with pytest.raises(SeedanceError, match="memory: what tiles keep waits in .* of main memory"):
+        fit(held, plan, host=1000, acceleration=tiled, **said)
+    tiles, whole = (needs(held, plan, torch.float32, "model", tiling, None)["decoding"] for tiling in (True, False))
+    assert tiles < 0.8 * whole
+
+
+def test_a_vae_in_bf16_is_loaded_counted_and_recorded_so_and_shows_nearly_the_same_film(
+    staged: Callable[..., StagedSeedance], checkpoint: Callable[[str], Path]
+) -> None:
+    plain, half = staged("wan-t2v"), staged("wan-t2v", vae_dtype="bf16")
+    assert plain.parts["vae"].dtype == torch.float32 and half.parts["vae"].dtype == torch.bfloat16
+    plan = plain.plan("a red cube jumps", seed=4)
+    films = [pipe.sample([plan])[0] for pipe in (plain, half)]
+    theirs, ours = (pipe.video(film).frames.astype(int) for pipe, film in zip((plain, half), films, strict=True))
+    assert 0 < np.abs(ours - theirs).mean() < 2
+    assert films[1].record["acceleration"]["vae_dtype"] == "bf16"
+    said: dict[str, Any] = {"device": CPU, "dtype": torch.float32, "free": 10**12}
+    full, less = (
+        fit(open_checkpoint(checkpoint("wan-t2v")), plan, acceleration=Acceleration(vae_dtype=kind), **said).stages
+        for kind in (None, "bf16")
+    )
+    assert less["decoding"] < full["decoding"]
+
+
 def test_a_map_fitted_to_a_foreign_vae_shows_its_pictures(opened: Callable[[str], Seedance]) -> None:
     pipe: Any = opened("wan-t2v")
     film = pipe.sample([pipe.plan("a red cube jumps", seed=4)])[0]
@@ -214,6 +285,8 @@ def test_the_fit_finds_a_linear_vae_exactly() -> None:
         ({"offload": "group", "quantization": "int8"}, False, "does not go with"),
         ({"guidance_interval": (0.9, 0.2)}, True, "guidance_interval"),
         ({"offload": "model"}, True, "of no use"),
+        ({"vae_dtype": "bf16"}, True, "of no use"),
+        ({"vae_dtype": "fp16"}, False, "vae_dtype: 'fp16' is not one of fp32, bf16"),
         ({"quantization": "int8"}, True, "of no use"),
         ({"attention": "flash"}, True, "of no use"),
         ({"cache": 2.0}, True, "threshold"),

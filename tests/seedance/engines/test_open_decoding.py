@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from seedance import SeedanceError
+from seedance.acceleration import decoding
+from seedance.acceleration.counting import TensorMemory, count_decoding
 from seedance.acceleration.decoding import Tiling, decode, open_step, whole_step
 from seedance.engines.engine import decode_shot
 from seedance.pipeline import Seedance
-from tests.benchmarks.tensor_memory import TensorMemory
 
 STREAMS = ("wan-t2v", "wan-ti2v", "cogvideox-t2v", "hunyuan")
 Opened = Callable[[str], Seedance]
@@ -94,6 +96,52 @@ def test_memory_does_not_grow_with_a_shot_that_streams(name: str, vae: Callable[
     assert peaks["streamed"][1] - peaks["streamed"][0] < 0.1 * more, peaks
     assert peaks["stock"][1] - peaks["stock"][0] > 0.9 * more, peaks
     assert peaks["streamed"][1] < peaks["stock"][1]
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_one_tile_s_keepings_are_on_the_device_at_a_time(
+    name: str, opened: Opened, vae: Callable[[str], tuple[Any, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a card: what is parked is out of the account, and the frames are those of tiles that were never parked."""
+    model, channels = vae(name)
+    space, tiles, frames = opened(name).defaults.ratio.space, Tiling(4, 1), 5
+    step, chunks = open_step(model, frames)
+
+    def decoded(z: torch.Tensor) -> tuple[list[torch.Tensor], int]:
+        pieces = []
+        with torch.no_grad(), TensorMemory() as memory:
+            for pixels in decode(step, z, chunk=chunks, space=space, tiling=tiles):
+                with _disable_current_modes():
+                    pieces.append(pixels.clone())
+        return pieces, memory.peak
+
+    def parked(held: torch.Tensor) -> torch.Tensor:
+        with _disable_current_modes():
+            return held.clone()
+
+    z = noise(channels, frames, 7, 10)  # six tiles
+    plain, at_once = decoded(z)  # on a CPU one tile after another
+    monkeypatch.setattr(decoding, "parks", lambda device: True)
+    unparked, beside = _unparked(monkeypatch, lambda: decoded(z))
+    monkeypatch.setattr(decoding, "_park", parked)
+    monkeypatch.setattr(decoding, "_fetch", lambda held, device: held.clone())
+    ours, peak = decoded(z)
+    torch.testing.assert_close(torch.cat(ours, 2), torch.cat(unparked, 2), rtol=0, atol=0)
+    torch.testing.assert_close(torch.cat(ours, 2), torch.cat(plain, 2), rtol=0, atol=0)
+    for parks, measured in ((True, peak), (False, at_once)):
+        told = count_decoding(
+            type(model).__name__, model.config, z.shape[1:], space=space, dtype=z.dtype, tiling=tiles, parks=parks
+        )
+        assert 0.85 * measured < told.peak < 1.2 * measured, (told, measured)
+        # All that tiles keep, less what one of them has there itself.
+        assert not parks or told.parked == pytest.approx((beside - peak) * 6 / 5, rel=0.2)
+
+
+def _unparked(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any]) -> Any:
+    with monkeypatch.context() as patched:
+        patched.setattr(decoding, "_park", lambda held: held)
+        patched.setattr(decoding, "_fetch", lambda held, device: held)
+        return run()
 
 
 def test_the_first_frame_is_there_before_the_second_latent_is_looked_at(
