@@ -147,7 +147,7 @@ def test_too_little_memory_is_said_at_the_shell_and_from_python_before_a_part_is
     from seedance.acceleration import staged
 
     folder = checkpoint("wan-t2v")
-    monkeypatch.setattr(fitting, "main_memory", lambda: 1000)
+    monkeypatch.setattr(fitting, "free_bytes", lambda device: 1000)
     words = ["render", "a red cube", "--model", str(folder), "-o", str(tmp_path / "a.mp4"), "--device", "cpu"]
     assert main([*words, "--dtype", "fp32"]) == 2
     said = capsys.readouterr().err
