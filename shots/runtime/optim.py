@@ -53,7 +53,8 @@ def _prepared(groups: Iterable[dict[str, Any]], learning_rate: float) -> list[di
 class MuonAndAdamW:
     """Muon over the groups marked ``"hidden"`` (see `parameter_groups`), AdamW over the others, as one optimizer.
 
-    Raises ShotsError when no group is marked.
+    A convolution's kernel (out, in, ...) is taken as the matrix (out, in ...). Raises ShotsError when no group is
+    marked.
     """
 
     def __init__(
@@ -64,8 +65,18 @@ class MuonAndAdamW:
         if not hidden:
             raise ShotsError("loop.optimizer: muon wants hidden matrices, which this task does not name; use adamw")
         others = [group for group in groups if not group.get("hidden")]
+        self._kernels: list[tuple[Tensor, Tensor]] = []
+        hidden = [{**group, "params": [self._matrix(p) for p in group["params"]]} for group in hidden]
         made = torch.optim.Muon(_prepared(hidden, learning_rate), lr=learning_rate, adjust_lr_fn="match_rms_adamw")
         self._parts: tuple[torch.optim.Optimizer, ...] = (adamw(others, learning_rate, betas), made)
+
+    def _matrix(self, parameter: Tensor) -> Tensor:
+        """The parameter, or the matrix that shares a kernel's memory."""
+        if parameter.ndim == 2:
+            return parameter
+        matrix = parameter.detach().view(len(parameter), -1)
+        self._kernels.append((parameter, matrix))
+        return matrix
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -74,6 +85,8 @@ class MuonAndAdamW:
 
     def step(self) -> None:
         """One step of both."""
+        for kernel, matrix in self._kernels:
+            matrix.grad = None if kernel.grad is None else kernel.grad.reshape(matrix.shape)
         for part in self._parts:
             part.step()
 
@@ -81,6 +94,8 @@ class MuonAndAdamW:
         """Forget the gradients."""
         for part in self._parts:
             part.zero_grad(set_to_none)
+        for kernel, _ in self._kernels:
+            kernel.grad = None
 
     def state_dict(self) -> dict[str, Any]:
         """The states of both."""

@@ -149,6 +149,27 @@ def test_muon_moves_every_direction_of_a_hidden_matrix_alike_and_adamw_the_rest(
     assert str(other.state_dict()) == str(optimizer.state_dict())
 
 
+def test_muon_takes_a_kernel_as_a_matrix() -> None:
+    torch.manual_seed(0)
+    conv, linear = nn.Conv2d(4, 8, 3), nn.Linear(36, 8)
+    with torch.no_grad():
+        linear.weight.copy_(conv.weight.flatten(1))
+        linear.bias.copy_(conv.bias)
+    picture = torch.randn(2, 4, 3, 3)
+    for net, x in ((conv, picture), (linear, picture.flatten(1))):
+        groups = [
+            {"params": [net.weight], "weight_decay": 0.1, "hidden": True},
+            {"params": [net.bias], "weight_decay": 0.0},
+        ]
+        optimizer = OPTIMIZERS["muon"](groups, 0.1)
+        for _ in range(3):
+            net(x).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert net.weight.grad is None
+    torch.testing.assert_close(conv.weight.flatten(1), linear.weight, rtol=1e-3, atol=1e-4)
+
+
 def test_muon_without_hidden_matrices_is_refused() -> None:
     with pytest.raises(ShotsError, match="hidden matrices"):
         OPTIMIZERS["muon"](parameter_groups(nn.Linear(2, 2), 0.0), 0.1)
