@@ -1,8 +1,9 @@
 """Training: `train("nano-vae.yaml", ["loop.steps=100"])` runs a recipe; its `task` says what is trained.
 
 The loop, the optimizer and recipes as such are those of `shots.runtime`. `frames` and `data` feed the VAE, which `vae`
-trains, against `discriminator` when asked; `latents` draws, encodes and words clips once, `dit` trains on them; `card`
-writes the model card. `open_latents` and `open` do the same for open checkpoints, by LoRA or whole.
+trains, against `discriminator` when asked; `latents` draws, encodes and words clips once, `dit` trains on them;
+`round_trips` sends the judge's shots through a VAE; `card` writes the model card. `open_latents` and `open` train on
+open checkpoints, by LoRA or whole.
 
 Notable choice: nothing that decodes video or serves pages is imported on this path.
 """
@@ -17,10 +18,10 @@ from typing import Any
 from seedance.errors import SeedanceError
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
-TASKS = ("frames", "vae", "latents", "dit", "open-latents", "open", "judge", "steps")
+TASKS = ("frames", "vae", "latents", "dit", "open-latents", "open", "judge-pool", "judge", "steps")
 _CLOCKS = {
     "vae": "loop.time_budget", "dit": "loop.time_budget", "open": "loop.time_budget", "latents": "time_budget",
-    "open-latents": "time_budget", "judge": "time_budget",
+    "open-latents": "time_budget", "judge": "loop.time_budget",
 }  # fmt: skip
 
 
@@ -65,11 +66,15 @@ def train(recipe_path: str | Path, overrides: Iterable[str] = (), time_budget: f
         from seedance.training.open import OpenRecipe, train_open
 
         return train_open(build(OpenRecipe, recipe))
+    if task == "judge-pool":
+        from seedance.training.round_trips import RoundTripsRecipe, make_round_trips
+
+        return make_round_trips(build(RoundTripsRecipe, recipe))
     if task == "judge":
         from shots.stage.judge.train import JudgeRecipe
         from shots.stage.judge.train import train as train_judge
 
-        return train_judge(JudgeRecipe.from_dict(recipe))
+        return train_judge(build(JudgeRecipe, recipe))
     if task == "steps":
         return run_steps(recipe.get("steps"))
     raise SeedanceError(f"recipe: task {task!r} is not one of {', '.join(TASKS)}")

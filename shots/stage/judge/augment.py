@@ -2,8 +2,8 @@
 
 Notable choices:
 
-- Mild damage (blur, lost resolution, block quantisation, grain, wobble, ghosting, colour casts) leaves the labels as
-  they are.
+- Mild damage (blur, lost resolution, block quantisation, grain, wobble, ghosting, colour casts, cells that do not fit
+  their neighbours) leaves the labels as they are: what a viewer reads through is not "not sound".
 - Broken shots get `sound` = 0. Where nothing of the picture is left they read as "none" throughout; where a picture is
   left (blends, halves, shuffles, melts) the other facts are neither right nor wrong and are not trained.
 - A frozen shot is sound: its actors are still and its camera is static.
@@ -113,12 +113,42 @@ def _warp(x: Tensor, rng: np.random.Generator, pixels: float, cells: int) -> Ten
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
+def _cells(x: Tensor, rng: np.random.Generator) -> Tensor:
+    """A picture (T, 3, s, s) as a generator of latents leaves it that is short of training: cells and groups of frames
+    that do not quite fit their neighbours in colour and place, some of them washed out."""
+    time, _, size, _ = x.shape
+    cells, group = int(rng.choice([8, 8, 16])), int(rng.integers(1, 4))
+    turns = -(-time // group)
+
+    def spread(values: Tensor) -> Tensor:
+        """(turns or 1, C, cells, cells) over frames and pixels."""
+        over = values if len(values) == 1 else values.repeat_interleave(group, 0)[:time]
+        return F.interpolate(over, (size, size), mode="nearest")
+
+    pixels = float(rng.uniform(0.0, 2.5))
+    field = spread(_noise((turns, 2, cells, cells), rng) * (2.0 * pixels / size)).permute(0, 2, 3, 1)
+    axis = (torch.arange(size) + 0.5) * (2.0 / size) - 1.0
+    place = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
+    y = F.grid_sample(x, place + field, mode="bilinear", padding_mode="reflection", align_corners=False)
+    washed = spread((_uniform((turns, 1, cells, cells), rng) < float(rng.uniform(0.0, 0.25))).float())
+    small = F.interpolate(y, (2 * cells, 2 * cells), mode="area")
+    y = y + (_resize(small, size) - y) * washed
+    lasting, passing = (float(rng.uniform(0.0, 0.05)) for _ in range(2))
+    y = y + spread(_noise((1, 3, cells, cells), rng)) * lasting
+    return y + spread(_noise((turns, 3, cells, cells), rng)) * passing
+
+
+def _uniform(shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:
+    return torch.from_numpy(rng.random(shape, dtype=np.float32))
+
+
 def _noise(shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
 
 
-def mild(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Damage a reader sees through, to one shot (T, 3, s, s) in [0, 1]."""
+def mild(x: Tensor, rng: np.random.Generator, cells: float = 0.4) -> Tensor:
+    """Damage a reader sees through, to one shot (T, 3, s, s) in [0, 1]; `cells`: share of shots whose cells do not fit
+    their neighbours."""
     time, _, size, _ = x.shape
     if rng.random() < 0.35:
         x = _resize(_resize(x, int(rng.integers(size * 2 // 5, size)), antialias=True), size)
@@ -126,6 +156,8 @@ def mild(x: Tensor, rng: np.random.Generator) -> Tensor:
         x = _blur(x, float(rng.uniform(0.4, 1.3)))
     if rng.random() < 0.12:
         x = _warp(x, rng, float(rng.uniform(0.3, 1.0)), int(rng.integers(4, 13)))
+    if cells and rng.random() < cells:
+        x = _cells(x, rng)
     if rng.random() < 0.12:
         other = x[[0, *range(time - 1)]] if rng.random() < 0.5 else x[[*range(1, time), time - 1]]
         x = x + (other - x) * float(rng.uniform(0.05, 0.25))

@@ -31,8 +31,8 @@ def write_card(
     """Adds what is given to `config.json` and writes the folder's `README.md`.
 
     run: folder of its training, whose log.jsonl tells the recipe. reports: JSON files {"stage": report,
-    "vae_round_trip": report}, each a report of `evaluate_judge`. machine: what it was trained on, in words. commit: of
-    the code that trained it.
+    "vae_round_trip": report, "by_eye": agreement}, as the benchmark prints them. machine: what it was trained on, in
+    words. commit: of the code that trained it.
 
     Raises ShotsError for a folder without a judge and a report that cannot be read.
     """
@@ -60,11 +60,13 @@ def card_text(config: dict[str, Any]) -> str:
     told += [f"- on: {training['machine']}"] if "machine" in training else []
     told += [f"- code: commit {training['commit']}"] if "commit" in training else []
     if recipe := training.get("recipe"):
-        told.append(f"- seed {recipe['seed']}, batches of {recipe['batch']}, learning rate {recipe['lr']:g}")
+        loop = recipe["loop"]
+        rate = f"{loop['optimizer']} at {loop['learning_rate']:g}"
+        told.append(f"- seed {loop['seed']}, batches of {recipe['batch']}, {rate}")
         told.append(f"- {recipe['pool_size']:,} shots, each used many times, each time damaged otherwise")
         if recipe.get("extra_pools"):
             told.append(f"- {share(recipe['extra_share'])} of each batch: shots that went through the VAE and back")
-    parts = [_ABOUT, "## Training\n\n" + "\n".join([*told, _DATA]), _figures(training), _LIMITS]
+    parts = [_ABOUT, "## Training\n\n" + "\n".join([*told, _DATA]), _figures(training), _by_eye(training), _LIMITS]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -121,7 +123,27 @@ def _figures(training: dict[str, Any]) -> str:
     return f"## Measured\n\n{command}\n\n{table(head, rows)}"
 
 
+def _by_eye(training: dict[str, Any]) -> str:
+    """The judge beside readers of generated films, where a report tells of them."""
+    report = training.get("reports", {}).get("by_eye")
+    if report is None:
+        return ""
+    agree, alike = report["agree"], report["readers_alike"]
+    rows = [
+        (_NAMES.get(key, key.replace("_", " ")), f"{right} of {of}", f"{alike[key][0]} of {alike[key][1]}")
+        for key, (right, of) in agree.items()
+    ]
+    right, of = (sum(part) for part in zip(*agree.values(), strict=True))
+    rows.append(("all", f"{right} of {of} ({share(right / of) if of else '-'})", ""))
+    about = (
+        f"Beside two readers by eye, on {report['films']} films of seedance-nano (the same command). What one of them\n"
+        "could not tell, or the two told differently, is left out."
+    )
+    return f"{about}\n\n{table(('', 'judge as both readers', 'readers alike'), rows)}"
+
+
 _NAMES = {
+    "whole": "whole, or falls to pieces",
     "absent": "colours that are not there, read so",
     "present": "colours that are there, read so",
     "sound": "whole shots read as whole",
@@ -136,7 +158,7 @@ def _recipe(log: Path) -> dict[str, Any]:
         rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     except (OSError, json.JSONDecodeError) as error:
         raise ShotsError(f"run: {log} cannot be read ({error}); give the folder of a judge's training") from error
-    starts = [row["recipe"] for row in rows if row.get("event") == "start" and "recipe" in row]
+    starts = [row["recipe"] for row in rows if row.get("event") == "recipe"]
     if not starts:
         raise ShotsError(f"run: {log} tells of no start; give the folder of a judge's training")
     return dict(starts[-1])

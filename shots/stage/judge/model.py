@@ -1,10 +1,13 @@
-"""The judge's network: one shot in, a reading of every fact about it out. Under half a million parameters.
+"""The judge's network: one shot in, a reading of every fact about it out. Six hundred thousand parameters.
 
 Notable choices:
 
 - Object-centric: a dense head says for each cell of a 24 x 24 grid which colour of actor is there (colours name actors
   on the stage), and ten fixed colour slots pool the picture's features under their own map. The share of the picture,
   the centre and the spread of that map go with the features, so moves and growth are read from measured geometry.
+- Shape, size and surface are read from a second, closer look: the square around each actor found, cut from the full
+  picture and brought to one size (a glimpse, as in RAM, Mnih et al. 2014, arXiv:1406.6247; where to look is taken from
+  the map and not learnt). An actor of a wide shot, a dozen pixels high, is then seen at the size of a near one.
 - Motion is seen by shifting a quarter of the channels one frame forward and back before a spatial convolution
   (TSM, Lin et al. 2019, arXiv:1811.08383), and by how well each cell matches its neighbours of the next frame (the cost
   volume of PWC-Net, Sun et al. 2018, arXiv:1709.02371), of which the mean displacement is taken as well. The matched
@@ -29,6 +32,7 @@ from ..scene import ACTIONS, ANGLES, COLOURS, FLOORS, SHAPES, SHOT_SIZES, SIZES,
 from .cuts import CutHead
 
 MAX_COUNT = 5
+_GLIMPSES = 4  # most actors of a frame that are looked at closer
 
 # What is read per colour, and per shot. A name stands for index i; "none" first where nothing may be there.
 SLOT_FACTS: dict[str, tuple[str, ...]] = {
@@ -39,6 +43,7 @@ SLOT_FACTS: dict[str, tuple[str, ...]] = {
     "other": COLOURS,
     "new_colour": COLOURS,
 }
+FRAME_FACTS = ("shape", "size", "surface")  # of SLOT_FACTS, those that each frame is asked for too, in training
 SHOT_FACTS: dict[str, tuple[str, ...]] = {
     "count": ("none", *(str(n) for n in range(1, MAX_COUNT + 1))),
     "camera": ("none", *CAMERA_CLASSES),
@@ -53,9 +58,13 @@ SHOT_FACTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """Sizes of the judge. `size` is the side of the square picture it reads, `frames` how many it takes of a shot."""
+    """Sizes of the judge. `size` is the side of the square picture it reads, `whole` the side at which it looks at the
+    whole of it, `glimpse` that of its closer view of one actor (a multiple of 8; 0: there is none), `frames` how
+    many frames it takes of a shot."""
 
-    size: int = 96
+    size: int = 128
+    whole: int = 96
+    glimpse: int = 32
     frames: int = 12
     stem: int = 24
     fine: int = 48
@@ -70,7 +79,7 @@ class JudgeConfig:
     @property
     def grid(self) -> int:
         """Cells along one side of the dense colour map."""
-        return self.size // 4
+        return self.whole // 4
 
 
 class ChannelNorm(nn.Module):
@@ -185,6 +194,76 @@ def geometry(maps: Tensor) -> Tensor:
     return torch.stack([there, share, 2.0 * cx, 2.0 * cy, *spread, maps.amax((-2, -1))], dim=-1)  # (B, T, K, 7)
 
 
+def windows(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Where to look closer: of soft maps (N, K, g, g) the squares around what they show, and whether there is anything.
+
+    Returns (N, K, 3) centre x and y and half side (picture = [-1, 1]), and bool (N, K). A square is a quarter wider
+    than a square actor would be; weak places of a map do not count.
+    """
+    grid = maps.shape[-1]
+    axis = (torch.arange(grid, device=maps.device, dtype=maps.dtype) + 0.5) * (2.0 / grid) - 1.0  # (g,)
+    strong = (maps - 0.2).clamp_min(0.0)  # (N, K, g, g)
+    columns, rows = strong.sum(-2), strong.sum(-1)  # (N, K, g)
+    total = strong.sum((-2, -1))  # (N, K)
+    safe = total.clamp_min(1e-3)
+    cx, cy = (columns @ axis) / safe, (rows @ axis) / safe  # (N, K)
+    vx = (columns @ axis.square()) / safe - cx.square()  # (N, K)
+    vy = (rows @ axis.square()) / safe - cy.square()  # (N, K)
+    half = 2.2 * torch.maximum(vx, vy).clamp_min(0.0).sqrt() + 1.0 / grid  # (N, K)
+    return torch.stack([cx, cy, half.clamp(3.0 / grid, 1.1)], dim=-1), total > 0.4
+
+
+class Glimpse(nn.Module):
+    """A closer look: the squares around actors, at one size, each to one feature (M, slot)."""
+
+    def __init__(self, config: JudgeConfig) -> None:
+        super().__init__()
+        self.side = config.glimpse
+        self.stem = nn.Conv2d(4, 24, 3, stride=2, padding=1)
+        self.down1 = nn.Conv2d(24, 48, 3, stride=2, padding=1)
+        self.norm1 = ChannelNorm(48)
+        self.conv = nn.Conv2d(48, 48, 3, padding=1)
+        self.mix = nn.Conv2d(48, 48, 1)
+        self.norm2 = ChannelNorm(48)
+        self.down2 = nn.Conv2d(48, 64, 3, stride=2, padding=1)
+        self.gather = nn.Conv2d(64, 128, config.glimpse // 8, groups=64)
+        self.out = nn.Linear(129, config.slot)
+
+    @torch.no_grad()
+    def cut(self, frames: Tensor, maps: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Cuts the squares of up to `most` actors of each frame.
+
+        frames (N, 3, s, s), maps (N, K, g, g) soft. Returns where they belong, index (M,) into N K; pictures
+        (M, 4, side, side), colours and the actor's own map; logarithms of half sides (M, 1).
+        """
+        places, there = windows(maps)  # (N, K, 3), (N, K)
+        mass = torch.where(there, maps.sum((-2, -1)), 0.0)  # (N, K)
+        best = mass.topk(min(most, maps.shape[1]), dim=1).indices  # (N, most)
+        index = best + torch.arange(len(maps), device=maps.device)[:, None] * maps.shape[1]  # (N, most)
+        place = places.flatten(0, 1)[index]  # (N, most, 3)
+        fine = 2 * self.side  # twice as fine, then averaged: an actor that fills the picture is not to alias
+        axis = (torch.arange(fine, device=maps.device, dtype=maps.dtype) + 0.5) * (2.0 / fine) - 1.0
+        square = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)  # (2S, 2S, 2)
+        where = place[..., None, None, :2] + place[..., None, None, 2:] * square  # (N, most, 2S, 2S, 2)
+        seen = F.grid_sample(frames.float(), where.flatten(1, 2), align_corners=False)  # (N, 3, most 2S, 2S)
+        seen = F.avg_pool2d(seen, 2).unflatten(2, (-1, self.side)).transpose(1, 2).flatten(0, 1)  # (N most, 3, S, S)
+        index, place = index.flatten(), place.flatten(0, 1)  # (N most,), (N most, 3)
+        keep = there.flatten()[index]  # (N most,)
+        index, seen, place = index[keep], seen[keep], place[keep]
+        where = where.flatten(0, 1)[keep]  # (M, 2S, 2S, 2)
+        own = F.grid_sample(maps.flatten(0, 1)[index][:, None], where, align_corners=False)  # (M, 1, 2S, 2S)
+        return index, torch.cat([seen, F.avg_pool2d(own, 2) * 2.0 - 1.0], dim=1), place[:, 2:].log()
+
+    def forward(self, pictures: Tensor, half: Tensor) -> Tensor:
+        """Features (M, slot) of pictures (M, 4, S, S) and logarithms of half sides (M, 1)."""
+        x = F.gelu(self.stem(pictures.contiguous(memory_format=torch.channels_last)))  # (M, 24, S/2, S/2)
+        x = self.down1(x)  # (M, 48, S/4, S/4)
+        x = x + self.mix(F.gelu(self.conv(self.norm1(x))))  # (M, 48, S/4, S/4)
+        x = F.gelu(self.down2(self.norm2(x)))  # (M, 64, S/8, S/8)
+        x = F.gelu(self.gather(x)).flatten(1)  # (M, 128)
+        return self.out(torch.cat([x, half.to(x.dtype)], dim=1))  # (M, slot)
+
+
 class JudgeNet(nn.Module):
     """Reads shots. See `shots.stage.judge.read.Judge` for videos in and names out."""
 
@@ -205,13 +284,15 @@ class JudgeNet(nn.Module):
         self.colour = nn.Conv2d(c.fine, 1 + len(COLOURS), 1)
 
         self.slot_in = nn.Linear(c.fine + c.deep + 9, c.slot)
+        self.glimpse = Glimpse(c) if c.glimpse else None
         self.region_in = nn.Conv2d(c.deep, 16, 1)
         self.region_out = nn.Linear(9 * 18, c.slot)
         self.slot_name = nn.Parameter(0.5 * torch.randn(len(COLOURS) + 1, c.slot))
         self.seconds = nn.Linear(8, c.slot)
         self.slots = nn.ModuleList([SlotBlock(c.slot, c.heads) for _ in range(c.layers)])
         self.norm_slots = nn.LayerNorm(c.slot)
-        self.frame_shape = nn.Linear(c.slot, len(SLOT_FACTS["shape"]))
+        for name in FRAME_FACTS if c.glimpse else FRAME_FACTS[:1]:
+            setattr(self, f"frame_{name}", nn.Linear(c.slot, len(SLOT_FACTS[name])))
         self.slot_out = nn.Linear(2 * c.slot, c.slot)
         self.shot_out = nn.Linear(2 * c.slot, c.slot)
         self.slot_heads = nn.ModuleDict({name: nn.Linear(c.slot, len(v)) for name, v in SLOT_FACTS.items()})
@@ -223,11 +304,14 @@ class JudgeNet(nn.Module):
         """Logits of every fact.
 
         frames: float (B, T, 3, s, s) in [0, 1]; seconds: (B, T) of each frame in its shot. Returns "slot/<fact>"
-        (B, 10, n), "shot/<fact>" (B, n), "sound" (B,), and for training "map" (B, T, 11, g, g) and "frame_shape"
-        (B, T, 10, 7). Names of the indices: `SLOT_FACTS`, `SHOT_FACTS`.
+        (B, 10, n), "shot/<fact>" (B, n), "sound" (B,), and for training "map" (B, T, 11, g, g) and "frame/<fact>"
+        (B, T, 10, n). Names of the indices: `SLOT_FACTS`, `SHOT_FACTS`.
         """
         batch, count = frames.shape[:2]
-        x = (frames.flatten(0, 1) - 0.45) * 4.0  # (BT, 3, s, s)
+        full = (frames.flatten(0, 1) - 0.45) * 4.0  # (BT, 3, s, s)
+        x = full
+        if self.config.whole != self.config.size:
+            x = F.interpolate(full, (self.config.whole,) * 2, mode="bilinear", align_corners=False)  # (BT, 3, w, w)
         x = F.gelu(self.stem(x.contiguous(memory_format=torch.channels_last)))  # (BT, stem, s/2, s/2)
         x = self.down1(x)  # (BT, fine, g, g)
         x = x + (self.place_fine[0, :, :, None] + self.place_fine[1, :, None, :])  # (BT, fine, g, g)
@@ -256,13 +340,20 @@ class JudgeNet(nn.Module):
         moved = torch.einsum("nkc,ndc->nkd", maps.flatten(2), flow.flatten(2))  # (BT, 11, 2)
         moved = moved / (maps.sum((-2, -1)) + 0.5)[..., None]  # (BT, 11, 2)
         tokens = self.slot_in(torch.cat([near, far, measured, moved], dim=-1))  # (BT, 11, D)
+        if self.glimpse is not None:
+            index, pictures, half = self.glimpse.cut(full, maps[:, :-1], _GLIMPSES)
+            close = tokens.new_zeros(maps.shape[0] * (maps.shape[1] - 1), tokens.shape[-1])  # (BT 10, D)
+            close = close.index_copy(0, index, self.glimpse(pictures, half).to(tokens.dtype))
+            close = F.pad(close.unflatten(0, (-1, len(COLOURS))), (0, 0, 0, 1))  # (BT, 11, D), not the whole picture
+            tokens = tokens + close  # (BT, 11, D)
         tokens = tokens.unflatten(0, (batch, count))  # (B, T, 11, D)
         regions = torch.cat([F.adaptive_avg_pool2d(self.region_in(y), 3), F.adaptive_avg_pool2d(flow, 3)], dim=1)
         regions = regions.flatten(1)  # (BT, 18 * 9)
         whole = self.region_out(regions).unflatten(0, (batch, count))  # (B, T, D)
         tokens = torch.cat([tokens[:, :, :-1], tokens[:, :, -1:] + whole[:, :, None]], dim=2)  # (B, T, 11, D)
         tokens = tokens + self.slot_name + self.seconds(_clock(seconds))[:, :, None]  # (B, T, 11, D)
-        frame_shape = self.frame_shape(tokens[:, :, :-1])  # (B, T, 10, 7)
+        heads = {name: head for name in FRAME_FACTS if (head := getattr(self, f"frame_{name}", None)) is not None}
+        frame = {name: head(tokens[:, :, :-1]).float() for name, head in heads.items()}  # (B, T, 10, n)
         for block in self.slots:
             tokens = block(tokens)  # (B, T, 11, D)
         tokens = self.norm_slots(tokens)  # (B, T, 11, D)
@@ -274,20 +365,24 @@ class JudgeNet(nn.Module):
         out |= {f"shot/{name}": head(shot).float() for name, head in self.shot_heads.items()}  # (B, n)
         out["sound"] = self.sound(shot).float()[:, 0]  # (B,)
         out["map"] = colour.unflatten(0, (batch, count))  # (B, T, 11, g, g)
-        out["frame_shape"] = frame_shape.float()  # (B, T, 10, 7)
+        out |= {f"frame/{name}": value for name, value in frame.items()}
         return out
 
     def flops(self, batch: int = 1) -> int:
-        """Multiply-adds x 2 of one forward pass over `batch` shots; norms and attention scores left out as small."""
+        """Multiply-adds x 2 of one forward pass over `batch` shots, two actors in each frame; norms and attention
+        scores left out as small."""
         c = self.config
-        pixels = {"stem": (c.size // 2) ** 2, "fine": c.grid**2, "deep": (c.grid // 2) ** 2}
+        pixels = {"stem": (c.whole // 2) ** 2, "fine": c.grid**2, "deep": (c.grid // 2) ** 2}
         fine, deep = c.fine, c.deep
         per_frame = pixels["stem"] * 27 * c.stem + pixels["fine"] * (
             9 * c.stem * fine + 2 * 10 * fine * fine + 16 * fine + 15 * 16 + fine * (1 + len(COLOURS))
         )
         per_frame += pixels["deep"] * (9 * fine * deep + 2 * 10 * deep * deep + deep * fine)
+        s = c.glimpse
+        per_glimpse = (s // 2) ** 2 * 9 * 4 * 24 + (s // 4) ** 2 * (9 * 24 * 48 + 10 * 48 * 48)
+        per_glimpse += (s // 8) ** 2 * (9 * 48 * 64 + 128)
         per_token = self.slot_in.weight.numel() + c.layers * 12 * c.slot**2
-        return int(2 * batch * c.frames * (per_frame + (len(COLOURS) + 1) * per_token))
+        return int(2 * batch * c.frames * (per_frame + 2 * per_glimpse + (len(COLOURS) + 1) * per_token))
 
 
 def _clock(seconds: Tensor) -> Tensor:

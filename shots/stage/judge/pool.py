@@ -130,7 +130,7 @@ def examples_of(film: Film, config: JudgeConfig, degrade: Degrade | None = None)
         for place, placement in enumerate(film.shots[k].placements[:ACTORS]):
             index = next(i for i, actor in enumerate(film.cast) if actor.name == placement.actor)
             mask = (drawn.instance[rows] == index + 1).float()[:, None]  # (T, 1, s, s)
-            share = F.avg_pool2d(mask, config.size // config.grid)[:, 0]  # (T, g, g)
+            share = F.adaptive_avg_pool2d(mask, config.grid)[:, 0]  # (T, g, g)
             cover[:, place] = (share * 255.0).round().to(torch.uint8).numpy()
             colour[:, place] = _colour_at(film, k, placement.actor, times[k])
         slot, shot = labels_of(film, k, facts_of(film, k, seen))
@@ -195,12 +195,16 @@ def make_shard(
     _write(_shard_path(folder, number, "facts"), lambda path: np.savez(path, **small))
 
 
-def fill(folder: Path, count: int, config: JudgeConfig) -> None:
-    """Makes the missing shards of a pool of `count` shots, in order, on one thread. Runs in a process of its own."""
-    torch.set_num_threads(1)
+def fill(
+    folder: Path, count: int, config: JudgeConfig, threads: int | None = 1, degrade: Degrade | None = None,
+    first_seed: int = 0,
+) -> None:
+    """Makes the missing shards of a pool of `count` shots, in order, on `threads` threads (see `make_shard`)."""
+    if threads is not None:
+        torch.set_num_threads(threads)
     for number in range(-(-count // SHARD)):
         if not _shard_path(folder, number, "facts").is_file():
-            make_shard(folder, number, config)
+            make_shard(folder, number, config, degrade, first_seed)
 
 
 class Pool:

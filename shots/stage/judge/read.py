@@ -145,6 +145,8 @@ class Judge:
             raise ShotsError(f"judge: no config.json in {folder}; train one (task: judge) or install again")
         card = json.loads(path.read_text(encoding="utf-8"))
         sizes = {name: card[name] for name in JudgeConfig().to_dict() if name in card}
+        if "glimpse" not in card:  # from before there was a closer view
+            sizes |= {"whole": card["size"], "glimpse": 0}
         model = JudgeNet(JudgeConfig(**sizes))
         tensors = load_tensors(folder, expected_sha256=card["sha256"])
         load_into(model, {name: tensor.float() for name, tensor in tensors.items()}, f"judge at {folder}")
@@ -172,7 +174,7 @@ class Judge:
             x = torch.stack(pictures).permute(0, 1, 4, 2, 3).float().to(self.device) / 255.0  # (B, T, 3, s, s)
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 out = self.model(x, torch.stack(times).to(self.device))
-            rows = {name: value.float().cpu() for name, value in out.items() if name not in ("map", "frame_shape")}
+            rows = {name: value.float().cpu() for name, value in out.items() if not name.startswith(("map", "frame/"))}
             readings += [_reading({name: value[i] for name, value in rows.items()}) for i in range(len(pictures))]
         return readings
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,29 @@ import pytest
 import torch
 
 from shots.errors import ShotsError
+from shots.runtime.loop import LoopConfig
+from shots.runtime.recipe import build
 from shots.stage.facts import facts_of
 from shots.stage.judge import pool as pools
 from shots.stage.judge import train as training
-from shots.stage.judge.augment import augment, flip, freeze, plain, spoil
+from shots.stage.judge.augment import _cells, augment, flip, freeze, plain, spoil
 from shots.stage.judge.cuts import CutHead, cut_features, fit_cuts
-from shots.stage.judge.model import SHOT_FACTS, SLOT_FACTS, JudgeConfig, JudgeNet, displacement, geometry, matches
+from shots.stage.judge.model import (
+    SHOT_FACTS,
+    SLOT_FACTS,
+    Glimpse,
+    JudgeConfig,
+    JudgeNet,
+    displacement,
+    geometry,
+    matches,
+)
 from shots.stage.judge.read import SHIPPED, FilmReading, Judge, _reading
-from shots.stage.judge.train import JudgeRecipe, count_right, cut_pairs, learning_rate, losses, save_judge
+from shots.stage.judge.train import JudgeRecipe, count_right, cut_pairs, groups, losses, save_judge
 from shots.stage.scene import ACTIONS, COLOURS, SHAPES, Action, Actor, Camera, Film, Placement, Set, ShotSpec
 from shots.video import Video
 
-TINY = JudgeConfig(size=32, frames=4, stem=8, fine=16, deep=16, slot=16, heads=2, layers=1)
+TINY = JudgeConfig(size=48, whole=32, glimpse=16, frames=4, stem=8, fine=16, deep=16, slot=16, heads=2, layers=1)
 
 
 def two_shots() -> Film:
@@ -53,10 +65,10 @@ def row(name: str) -> int:
     return list(SLOT_FACTS).index(name)
 
 
-def test_the_judge_has_at_most_half_a_million_parameters_and_reads_every_fact():
+def test_the_judge_has_at_most_six_hundred_thousand_parameters_and_reads_every_fact():
     model = JudgeNet()
-    assert sum(p.numel() for p in model.parameters()) <= 500_000
-    out = model(torch.rand(2, 5, 3, 96, 96), torch.linspace(0, 3, 5).expand(2, 5))
+    assert sum(p.numel() for p in model.parameters()) <= 600_000
+    out = model(torch.rand(2, 5, 3, 128, 128), torch.linspace(0, 3, 5).expand(2, 5))
     for name, values in SLOT_FACTS.items():
         assert out[f"slot/{name}"].shape == (2, 10, len(values))
     for name, values in SHOT_FACTS.items():
@@ -70,6 +82,32 @@ def test_geometry_measures_size_and_place_of_a_map():
     found = geometry(maps)[0, 0]
     assert found[0, 2] / 2 == pytest.approx(0.25, abs=0.01) and found[0, 3] / 2 == pytest.approx(-0.25, abs=0.01)
     assert found[0, 1] > found[1, 1] and found[1, 0] == 0.0
+
+
+def test_a_glimpse_shows_a_far_actor_as_large_as_a_near_one():
+    glimpse = Glimpse(JudgeConfig())
+    frames, maps = torch.zeros(2, 3, 128, 128), torch.zeros(2, 10, 24, 24)
+    frames[0, :, 32:96, 16:80], maps[0, 4, 6:18, 3:15] = 1.0, 1.0  # half the picture
+    frames[1, :, 64:80, 80:96], maps[1, 4, 12:15, 15:18] = 1.0, 1.0  # an eighth of it
+    index, pictures, half = glimpse.cut(frames, maps, most=4)
+    assert index.tolist() == [4, 14] and pictures.shape == (2, 4, 32, 32)
+    near, far = (pictures[:, 0] > 0.5).float().mean((1, 2)).tolist()
+    assert 0.4 < near < 0.8 and 0.25 < far < 0.8  # a square actor and a margin around it; the far one's is a cell wide
+    assert (half[0] - half[1]).item() == pytest.approx(np.log(4.0), abs=0.45)
+    middle = pictures[:, 0, 12:20, 12:20]
+    assert (middle == 1).all()  # both are in the middle
+
+
+def test_an_empty_map_is_not_looked_at_closer():
+    model = JudgeNet(TINY)
+    index, pictures, _ = model.glimpse.cut(torch.rand(3, 3, 48, 48), torch.full((3, 10, 8, 8), 0.09), most=4)
+    assert index.numel() == 0 and model.glimpse(pictures, torch.zeros(0, 1)).shape == (0, TINY.slot)
+
+
+def test_a_judge_without_a_closer_view_reads_too():
+    model = JudgeNet(replace(TINY, size=32, glimpse=0))
+    out = model(torch.rand(1, 4, 3, 32, 32), torch.linspace(0, 3, 4)[None])
+    assert model.glimpse is None and "frame/shape" in out and "frame/size" not in out
 
 
 def test_matches_point_where_the_picture_went():
@@ -141,6 +179,18 @@ def test_damage_is_a_function_of_its_seed_and_keeps_pictures_in_range(shots: lis
     assert float(a.frames.min()) >= 0 and float(a.frames.max()) <= 1
 
 
+def test_cells_fit_themselves_and_not_their_neighbours():
+    x = torch.full((6, 3, 64, 64), 0.5)
+    steps = []
+    for seed in range(12):
+        y = _cells(x, np.random.default_rng(seed))
+        assert y.shape == x.shape and torch.equal(y, _cells(x, np.random.default_rng(seed)))
+        coarse = y.unflatten(3, (-1, 4)).unflatten(2, (-1, 4))  # every cell is some of these
+        assert coarse.amax((3, 5)).sub(coarse.amin((3, 5))).max() < 1e-5
+        steps.append(float(y[0, :, :, 1:].sub(y[0, :, :, :-1]).abs().max()))
+    assert max(steps) > 0.03
+
+
 def test_what_nobody_can_tell_moves_no_weight(batch):
     model = JudgeNet(JudgeConfig())
     batch.slot[:], batch.shot[:], batch.sound[:], batch.mapped[:] = -1, -1, -1, False
@@ -166,17 +216,20 @@ def test_perfect_logits_are_counted_as_right(batch):
     assert counted["shape"] == (3, 3) and counted["absent"][1] == 8 + 8
 
 
-def test_the_rate_falls_to_zero_at_the_end_of_the_budget():
-    recipe = JudgeRecipe(out="", pool="", warmup=10, decay=0.5)
-    rates = [learning_rate(recipe, step, progress) for step, progress in ((0, 0.0), (20, 0.2), (50, 0.75), (99, 1.0))]
-    assert rates == pytest.approx([recipe.lr / 10, recipe.lr, recipe.lr / 2, 0.0])
-
-
-def test_recipes_name_unknown_keys_and_missing_ends(tmp_path: Path):
+def test_recipes_name_unknown_keys():
     with pytest.raises(ShotsError, match="learning_rate"):
-        JudgeRecipe.from_dict({"task": "judge", "out": "a", "pool": "b", "learning_rate": 1})
-    with pytest.raises(ShotsError, match="time_budget"):
-        training.train(JudgeRecipe(out=str(tmp_path), pool=str(tmp_path)))
+        build(JudgeRecipe, {"task": "judge", "out": "a", "pool": "b", "loop": {"steps": 1}, "learning_rate": 1})
+
+
+def test_muon_takes_kernels_and_leaves_heads_and_the_cut_head_alone():
+    model = JudgeNet(TINY)
+    hidden, *others = groups(model, 0.1)
+    names = {id(p): name for name, p in model.named_parameters()}
+    inside = {names[id(p)] for p in hidden["params"]}
+    assert {"fine.0.conv.weight", "glimpse.conv.weight", "slots.0.mlp.0.weight"} <= inside
+    assert not any(name.startswith(("stem", "slot_heads", "place_", "cuts")) for name in inside)
+    outside = {names[id(p)] for group in others for p in group["params"]}
+    assert inside | outside == {name for name in names.values() if not name.startswith("cuts.")}
 
 
 @pytest.fixture
@@ -188,27 +241,29 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_killed_run_resumes_and_ends_with_the_same_bits(
     tmp_path: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch
 ):
+    loop = LoopConfig(steps=6, optimizer="muon", dtype="fp32", log_every=2, checkpoint_every=3)
     recipe: dict[str, Any] = {
-        "pool": str(tmp_path / "pool"), "pool_size": 8, "start_size": 8, "check_size": 0, "batch": 4, "steps": 6,
-        "render_workers": 0, "save_every": 3, "log_every": 2, "cut_films": 2, "dtype": "fp32",
-        "model": tuple(TINY.to_dict().items()),
+        "task": "judge", "pool": tmp_path / "pool", "pool_size": 8, "start_size": 8, "check_size": 4, "check_every": 2,
+        "batch": 4, "render_workers": 0, "cut_films": 2, "loop": loop, "model": TINY.to_dict(),
     }
-    whole = training.train(JudgeRecipe(out=str(tmp_path / "whole"), **recipe))
+    whole = training.train(JudgeRecipe(out=tmp_path / "whole", **recipe))
     log = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in log if line["event"] == "train"] == [2, 4, 6]
+    assert [line["step"] for line in log if "loss" in line] == [2, 4, 6]
+    assert all("held_shape" in line for line in log if "loss" in line)
 
     with monkeypatch.context() as patch:
-        draw = training._draw
 
-        def killed(recipe, step, *rest):
-            if step == 4:
+        def killed(batch, device):
+            if len(steps) == 4:
                 raise KeyboardInterrupt
-            return draw(recipe, step, *rest)
+            steps.append(batch)
+            return batch
 
-        patch.setattr(training, "_draw", killed)
+        steps: list[Any] = []
+        patch.setattr(training, "_to_device", killed)
         with pytest.raises(KeyboardInterrupt):
-            training.train(JudgeRecipe(out=str(tmp_path / "killed"), **recipe))
-    resumed = training.train(JudgeRecipe(out=str(tmp_path / "killed"), **recipe))
+            training.train(JudgeRecipe(out=tmp_path / "killed", **recipe))
+    resumed = training.train(JudgeRecipe(out=tmp_path / "killed", **recipe))
     assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
