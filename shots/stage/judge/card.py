@@ -90,7 +90,7 @@ reading = Judge.load().read_film(shots.read_video("film.mp4"))
 
 _DATA = """- data: shots of the stage, drawn by this project, with their labels; blurred, coarsened, recoloured, and a
   share of them spoilt (noise, blends of two shots, melting), which must read as "not sound"
-- recipe: `judge.yaml` (`seedance train shots/stage/judge/judge.yaml`)
+- recipe: `judge.yaml` as of that commit (`seedance train shots/stage/judge/judge.yaml`)
 - the seeds of the shots it is measured on are never drawn for training"""
 
 _LIMITS = """## Limits
@@ -133,8 +133,8 @@ def _by_eye(training: dict[str, Any]) -> str:
         (_NAMES.get(key, key.replace("_", " ")), f"{right} of {of}", f"{alike[key][0]} of {alike[key][1]}")
         for key, (right, of) in agree.items()
     ]
-    right, of = (sum(part) for part in zip(*agree.values(), strict=True))
-    rows.append(("all", f"{right} of {of} ({share(right / of) if of else '-'})", ""))
+    right, of = (sum(part) for part in zip(*(pair for key, pair in agree.items() if key != "whole"), strict=True))
+    rows.append(("all facts", f"{right} of {of} ({share(right / of) if of else '-'})", ""))
     about = (
         f"Beside two readers by eye, on {report['films']} films of seedance-nano (the same command). What one of them\n"
         "could not tell, or the two told differently, is left out."

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from shots.errors import ShotsError
 from shots.runtime.device import pick_dtype
 from shots.runtime.loop import LoopConfig, Progress, run_loop
 from shots.runtime.optim import MovingAverage
@@ -221,6 +222,8 @@ def train(recipe: JudgeRecipe) -> Path:
     try:
         pool, extras = Pool(recipe.pool), [Pool(folder) for folder in recipe.extra_pools]
         while pool.refresh() < min(recipe.start_size, recipe.pool_size):
+            if not any(worker.is_alive() for worker in workers):
+                raise ShotsError(f"pool: {recipe.pool} holds {len(pool)} shots, and nobody draws more; begin anew")
             time.sleep(1.0)
         held_out = _held_out(recipe, config)
         progress, average = run_loop(

@@ -267,6 +267,13 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bits(
     assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
+def test_a_run_whose_shots_nobody_draws_ends_with_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(training, "_start_workers", lambda recipe, config: [])
+    recipe = JudgeRecipe("judge", tmp_path / "out", tmp_path / "pool", LoopConfig(steps=1), model=TINY.to_dict())
+    with pytest.raises(ShotsError, match="pool: .* holds 0 shots"):
+        training.train(recipe)
+
+
 def test_shards_are_the_same_whoever_makes_them(tmp_path: Path, small_shards: None):
     pools.fill(tmp_path / "a", 8, TINY)
     pools.make_shard(tmp_path / "b", 1, TINY)

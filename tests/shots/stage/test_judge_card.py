@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shots.errors import ShotsError
-from shots.stage.judge.card import write_card
+from shots.stage.judge.card import SHIPPED, card_text, write_card
 
 
 def test_the_card_shows_what_is_read_right_before_and_after_the_vae(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_the_card_shows_what_is_read_right_before_and_after_the_vae(tmp_path: Pa
     write_card(tmp_path, reports=[tmp_path / "report.json"], machine="a small box", commit="abc")
     text = card.read_text()
     assert "| shape | 98 % | 95 % |" in text and "| colours that are there, read so | 100 % | - |" in text
-    assert "| shape | 1 of 2 | 2 of 3 |" in text and "| all | 3 of 4 (75 %) |" in text
+    assert "| shape | 1 of 2 | 2 of 3 |" in text and "| all facts | 1 of 2 (50 %) |" in text
     assert "a small box" in text and "5 minutes" in text and "tests.benchmarks.judge" in text
     assert write_card(tmp_path).read_text() == text
     loop = {"seed": 5, "optimizer": "muon", "learning_rate": 0.002}
@@ -39,6 +39,11 @@ def test_the_card_shows_what_is_read_right_before_and_after_the_vae(tmp_path: Pa
     assert "30 % of each batch" in write_card(tmp_path, run=tmp_path).read_text()
     assert "/x" not in (tmp_path / "config.json").read_text()
     assert json.loads((tmp_path / "config.json").read_text())["sha256"] == {}
+
+
+def test_the_shipped_card_is_what_its_config_says() -> None:
+    config = json.loads((SHIPPED / "config.json").read_text(encoding="utf-8"))
+    assert (SHIPPED / "README.md").read_text(encoding="utf-8") == card_text(config)
 
 
 def test_a_folder_without_a_judge_is_refused(tmp_path: Path) -> None:
