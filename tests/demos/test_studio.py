@@ -126,6 +126,13 @@ def upload(page: Any, name: str, film: Path) -> None:
     playing(page, f"#{name}-player")
 
 
+def pick(page: Any, name: str) -> None:
+    """Takes the first example as a page's film."""
+    page.click(f"#{name}-pick input")
+    page.get_by_role("option", name=re.compile("example")).first.click()
+    playing(page, f"#{name}-player")
+
+
 def playing(page: Any, player: str) -> str:
     """The address of the film in a player, once it can be played."""
     page.wait_for_function(f"document.querySelector('{player} video')?.readyState >= 1")
@@ -263,9 +270,7 @@ def test_two_tabs_that_render_at_once_both_get_their_films(opened: Callable[...,
 def test_moments_are_found_drawn_and_seek_the_player(opened: Callable[..., Any]) -> None:
     page = opened()
     tab(page, "Ground")
-    page.click("#ground-pick input")
-    page.get_by_role("option", name=re.compile("example")).first.click()
-    playing(page, "#ground-player")
+    pick(page, "ground")
     page.fill("#ground-queries textarea", "a red cube jumps\na <i>blue</i> cone falls")
     page.check("#ground-doubt input")
     page.click("#ground-find")
@@ -285,9 +290,7 @@ def test_moments_are_found_drawn_and_seek_the_player(opened: Callable[..., Any])
 def test_a_question_is_answered_with_its_options(opened: Callable[..., Any]) -> None:
     page = opened()
     tab(page, "Ask")
-    page.click("#ask-pick input")
-    page.get_by_role("option", name=re.compile("example")).first.click()
-    playing(page, "#ask-player")
+    pick(page, "ask")
     page.fill("#ask-question textarea", "What does the red cube do?")
     page.fill("#ask-options textarea", "It jumps.\nIt falls.")
     page.click("#ask-go")
