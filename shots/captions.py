@@ -10,10 +10,11 @@ Notable choices:
   begins the next at its middle; neither is described from frames that show both.
 - A shot lasts from its first frame to the next one's, so that at the film's frame rate the script has as many frames as
   the film. A shot longer than a script may hold becomes several; one shorter than `LEAST` goes with the one before.
-- Every sentence is grounded in the whole film. One that is found in its shot stands, with its moment, trimmed to the
-  shot. One that is found elsewhere or nowhere is dropped where another of its shot stands. A shot of which nothing is
-  found is described anew from its middle, away from the cuts; the first description stays if that is no better found,
-  and is marked.
+- Every sentence is grounded in the whole film, or, of a film longer than `AROUND`, in the stretch of so many seconds
+  that its shot and its neighbours fill: else checking would cost shots times length. One that is found in its shot
+  stands, with its moment, trimmed to the shot. One that is found elsewhere or nowhere is dropped where another of its
+  shot stands. A shot of which nothing is found is described anew from its middle, away from the cuts; the first
+  description stays if that is no better found, and is marked.
 - A shot that is one plain colour is described as that, and no model is asked: models see things in the dark. One
   shorter than `BRIEF` seconds is described but not checked: times of one decimal do not resolve it.
 - The camera's move is measured (`shots.camera`), the size of the shot is asked for where the captioner answers
@@ -40,6 +41,7 @@ from numpy.typing import NDArray
 
 from shots.errors import ShotsError
 from shots.files import check_place, write_whole
+from shots.protocols import takes
 from shots.script import MAX_SECONDS, MAX_SHOTS, MAX_TEXT, Script, Shot
 from shots.video import Video, frames_at, probe
 
@@ -52,6 +54,7 @@ Progress = Callable[[int, int, str], None]
 
 BRIEF = 0.3  # seconds below which a shot is not checked
 LEAST = 0.08  # seconds of a shot; a shorter one could not be rendered at a film's usual rates
+AROUND = 120.0  # seconds of film that sentences are grounded in
 TOGETHER = 16  # sentences grounded at a time
 ASKED = 500  # characters of a sentence that are grounded
 MOMENTS = 3  # of each sentence that may lie in its shot
@@ -344,9 +347,11 @@ class _Describing:
     ) -> None:
         self.video, self.captioner, self.grounder, self.progress = video, captioner, grounder, progress
         self.shown = _encoded(captioner, video)
+        self.ends: Window = (0.0, 0.0)  # of the film
         self.searched = self.shown if grounder is captioner or grounder is None else _encoded(grounder, video)
 
     def describe(self, spans: Sequence[_Span]) -> list[CaptionedShot]:
+        self.ends = (spans[0].start, spans[-1].end)
         shots: list[CaptionedShot] = []
         for number, (span, look) in enumerate(zip(spans, _look(self.video, spans), strict=True), start=1):
             shots.append(self._described(number, span, look))
@@ -404,18 +409,45 @@ class _Describing:
 
     def _checked(self, shots: Sequence[CaptionedShot], what: str) -> list[CaptionedShot]:
         """The shots with what was found of their captions."""
-        told = [_Told(_SENTENCE.split(shot.caption)) for shot in shots]
-        asked = list(dict.fromkeys(sentence for each in told for sentence in each.sentences))
-        groundings: dict[str, Grounding] = {}
-        for first in range(0, len(asked), TOGETHER):
-            batch = asked[first : first + TOGETHER]
-            queries = [sentence[:ASKED] for sentence in batch]
-            answers = self.grounder.ground(self.searched, queries, top_k=MOMENTS) if self.grounder else ()
-            if len(answers) != len(batch):
-                raise ShotsError(f"grounder: {len(answers)} groundings for {len(batch)} queries; one each is needed")
-            groundings |= dict(zip(batch, answers, strict=True))
-            self.progress(min(first + TOGETHER, len(asked)), len(asked), what)
-        return [_judged(shot, each, groundings) for shot, each in zip(shots, told, strict=True)]
+        checked: list[CaptionedShot] = []
+        for near, window in self._stretches(shots):
+            told = [_Told(_SENTENCE.split(shot.caption)) for shot in near]
+            asked = list(dict.fromkeys(sentence for each in told for sentence in each.sentences))
+            groundings: dict[str, Grounding] = {}
+            for first in range(0, len(asked), TOGETHER):
+                groundings |= self._grounded(asked[first : first + TOGETHER], window)
+            checked += [_judged(shot, each, groundings) for shot, each in zip(near, told, strict=True)]
+            self.progress(len(checked), len(shots), what)
+        return checked
+
+    def _stretches(self, shots: Sequence[CaptionedShot]) -> Iterator[tuple[list[CaptionedShot], Window | None]]:
+        """The shots that are checked together, and the seconds they are looked for in, None for the whole film."""
+        first, last = self.ends
+        if last - first <= AROUND or self.grounder is None or not takes(self.grounder.ground, "window"):
+            yield list(shots), None
+            return
+        groups: list[list[CaptionedShot]] = []
+        for shot in shots:
+            if groups and shot.end - groups[-1][0].start <= AROUND / 2:
+                groups[-1].append(shot)
+            else:
+                groups.append([shot])
+        for near in groups:
+            start, end = near[0].start, near[-1].end
+            more = max(0.0, AROUND - (end - start)) / 2
+            yield near, (max(first, start - more), min(last, end + more))
+
+    def _grounded(self, sentences: Sequence[str], window: Window | None) -> dict[str, Grounding]:
+        """What the grounder finds of each sentence."""
+        if self.grounder is None:
+            return {}
+        ground: Callable[..., Sequence[Grounding]] = self.grounder.ground
+        within = {} if window is None else {"window": window}
+        queries = [sentence[:ASKED] for sentence in sentences]
+        answers = ground(self.searched, queries, top_k=MOMENTS, **within)
+        if len(answers) != len(sentences):
+            raise ShotsError(f"grounder: {len(answers)} groundings for {len(sentences)} queries; one each is needed")
+        return dict(zip(sentences, answers, strict=True))
 
 
 def _encoded(model: Any, video: Video | str | Path) -> Any:

@@ -10,9 +10,8 @@ Notable choices:
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import numpy as np
 from shots.calibration import CLIP
 from shots.claims import Question
 from shots.errors import ShotsError
-from shots.protocols import Answerer, Grounder, Grounding
+from shots.protocols import Answerer, Grounder, Grounding, takes
 from shots.publish import film_span, read_film
 from shots.video import Frames, Video, frames_at, probe, read_record, read_video
 
@@ -77,15 +76,6 @@ class Film:
         return self.clip((time, time + 1.5 / self.fps)).frames[0]
 
 
-def _takes(call: Callable[..., Any], name: str) -> bool:
-    """Whether a function takes an argument of that name."""
-    try:
-        known = inspect.signature(call).parameters
-    except (TypeError, ValueError):
-        return False
-    return name in known or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
-
-
 def log_odds(probability: float) -> float:
     """Of a probability, within what is believed (`CLIP`)."""
     p = min(max(probability, LEAST), 1 - LEAST)
@@ -120,11 +110,11 @@ class Witness:
 
     def _ground(self, queries: Sequence[str], window: Window | None, top_k: int) -> Sequence[Grounding]:
         how: dict[str, Any] = {"top_k": top_k}
-        if _takes(self.grounder.ground, "threshold"):
+        if takes(self.grounder.ground, "threshold"):
             how["threshold"] = 1.0  # moments whatever the probability that there is nothing
         subject: Any = self._handle
         if window is not None:
-            if _takes(self.grounder.ground, "window"):
+            if takes(self.grounder.ground, "window"):
                 how["window"] = window
             else:
                 subject = self._clip(window)
@@ -149,9 +139,9 @@ class Witness:
             return None
         how: dict[str, Any] = {}
         subject: Any = self._asked
-        if _takes(self.answerer.ask, "window"):
+        if takes(self.answerer.ask, "window"):
             how["window"] = window
-            if _takes(self.answerer.ask, "grounded"):
+            if takes(self.answerer.ask, "grounded"):
                 how["grounded"] = False
         else:
             subject = self._clip(window)

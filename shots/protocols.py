@@ -6,7 +6,8 @@ Answerer. Small on purpose: whatever has these methods will do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -65,7 +66,10 @@ class Grounding(Protocol):
 
 
 class Grounder(Protocol):
-    """Says when each query happens in a video, given as frames or as a file."""
+    """Says when each query happens in a video, given as frames or as a file.
+
+    One that also takes `window=` (seconds) is asked about stretches of a long video.
+    """
 
     def ground(self, video: Video | str | Path, queries: Sequence[str], top_k: int = 1) -> Sequence[Grounding]: ...
 
@@ -95,3 +99,12 @@ class FilmJudge(Protocol):
     """Reads the facts of a stage shot, uint8 (T, H, W, 3), off its pictures; `shots.stage.judge.Judge` is one."""
 
     def read(self, frames: Frames, fps: float) -> Reading: ...
+
+
+def takes(call: Callable[..., Any], name: str) -> bool:
+    """Whether a function takes an argument of that name."""
+    try:
+        known = inspect.signature(call).parameters
+    except (TypeError, ValueError):
+        return False
+    return name in known or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())

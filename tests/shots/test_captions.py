@@ -246,6 +246,33 @@ def test_five_hundred_cuts_are_five_hundred_shots_grounded_in_batches() -> None:
     assert max(map(len, seer.asked)) == captions.TOGETHER
 
 
+class Near(Seer):
+    """Also looks in a stretch."""
+
+    def ground(self, video: Any, queries: Sequence[str], top_k: int = 1, window: Any = None) -> list[Any]:
+        self.windows.append(window)
+        found = super().ground(video, queries, top_k=9)
+        if window is not None:
+            for each in found:
+                each.moments = tuple(m for m in each.moments if window[0] <= m.start < m.end <= window[1])
+                each.status = "ok" if each.moments else "not_found"
+        return found
+
+
+def test_a_long_film_is_checked_stretch_by_stretch() -> None:
+    """The same sentence again much later neither helps nor harms, and the stretches cover every shot."""
+    events = [(10.0 * k, 10.0 * k + 10, f"Event number {k % 20} happens.") for k in range(60)]
+    seer, said = Near(events), Seer(events)
+    found = describe_film(film(*[10] * 60, fps=1.0), said, seer)
+    assert {shot.check for shot in found.shots} == {"found"}
+    assert all((shot.moment or (0, 0))[0] == shot.start for shot in found.shots)
+    assert len(seer.windows) <= 2 * 600 / captions.AROUND
+    assert all(end - start <= captions.AROUND and start >= 0 and end <= 600 for start, end in seer.windows)
+    short = Near(events[:6])
+    describe_film(film(*[10] * 6, fps=1.0), said, short)
+    assert short.windows == [None]
+
+
 def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path: Path) -> None:
     """Cuts and captions of a file six times as long hold no more pictures: 320 more of them would be 3.9 MB."""
     pictures = np.repeat(np.repeat(np.stack([noise(1, seed, 8)[0] for seed in range(2)]), 8, 1), 8, 2)
