@@ -63,9 +63,6 @@ class VAERecipe:
     the latents, their statistics and every model trained on them stay valid; needs `start`.
     pca_clips, statistics_clips: how many clips the linear paths and the latents' statistics are taken from.
     balance: see :func:`balance_latents`; 0 leaves every channel at unit variance.
-    noise: the decoder alone also learns from latents that are not quite right, as a diffusion model's are: each clip's
-        have Gaussian noise of a deviation drawn from |N(0, noise^2)|, in the space of diffusion (RAE,
-        https://arxiv.org/abs/2510.11690, section 4.3). Needs freeze_encoder: an encoder would drown the noise instead.
     """
 
     task: str
@@ -79,28 +76,24 @@ class VAERecipe:
     pca_clips: int = 384
     statistics_clips: int = 256
     balance: float = 0.5
-    noise: float = 0.0
 
     def __post_init__(self) -> None:
         if self.freeze_encoder and self.start is None:
             raise SeedanceError("freeze_encoder: needs start, the folder of the weights whose encoder is kept")
-        if self.noise < 0 or (self.noise > 0 and not self.freeze_encoder):
-            raise SeedanceError(f"noise: {self.noise} needs freeze_encoder, and to be 0 or more; 0.1 is much")
 
 
 class VAEObjective(nn.Module):
     """The VAE and its loss."""
 
-    def __init__(self, vae: VideoVAE, losses: VAELosses, noise: float = 0.0) -> None:
+    def __init__(self, vae: VideoVAE, losses: VAELosses) -> None:
         super().__init__()
         self.vae = vae
         self.losses = losses
-        self.noise = noise
         self.judges = Discriminators() if losses.adversarial > 0 else None
 
     def forward(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         x = to_pixels(frames)  # (B, 3, T, H, W)
-        y, mean = self.vae(x, generator) if self.noise == 0 else self._from_noisy(x, generator)
+        y, mean = self.vae(x, generator)
         with torch.autocast(x.device.type, enabled=False):
             error = y.float() - x
             mse = error.square().mean(dim=(1, 2, 3, 4))  # (B,)
@@ -113,15 +106,6 @@ class VAEObjective(nn.Module):
             figures = {name: term.detach() for name, term in terms.items()}
             figures["psnr"] = (-10 * torch.log10(mse.detach() / 4 + 1e-10)).mean()
         return loss, figures
-
-    def _from_noisy(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Pixels decoded from latents with noise, and the latents without."""
-        with torch.no_grad():
-            mean = self.vae.encode(x)
-        z = self.vae.normalize(mean.float())
-        amount = self.noise * torch.randn(len(z), 1, 1, 1, 1, generator=generator).abs()
-        z = z + (amount * torch.randn(z.shape, generator=generator)).to(z)
-        return self.vae.decode(self.vae.denormalize(z).to(mean)), mean
 
 
 def _gradient(error: Tensor) -> Tensor:
@@ -223,7 +207,7 @@ def train_vae(recipe: VAERecipe) -> Progress:
         log.write(event="pca", **report)
     vae.train()
     vae.encoder.requires_grad_(not recipe.freeze_encoder)
-    objective = VAEObjective(vae, recipe.losses, recipe.noise)
+    objective = VAEObjective(vae, recipe.losses)
     progress, average = run_loop(
         recipe.loop,
         objective,
