@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 import re
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -319,3 +323,74 @@ def test_the_tokenizer_reads_and_writes_any_text(made: Path) -> None:
     for said in ("the red cube jumps", "From 12.5 to 113.0.", "красный куб прыгает", "跳", "  two  spaces"):
         assert tokenizer.decode(tokenizer(said, add_special_tokens=False)["input_ids"]) == said
     assert len(tokenizer("113.5", add_special_tokens=False)["input_ids"]) == 5
+
+
+# ------------------------------------------------------------------------------------------------ several processes
+
+
+def together(count: int, *lines: str) -> None:
+    """Recipes, each as "NAME|key=value|...", run one after another in some processes on the CPU, joined by gloo."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    code = "import sys; from unitime.training import train\nfor line in sys.argv[1:]: name, *more = line.split('|'); "
+    code += "train(name, more)"
+    started = []
+    for rank in range(count):
+        told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        env = {**os.environ, "OMP_NUM_THREADS": "1", **{key: str(value) for key, value in told.items()}}
+        command = [sys.executable, "-c", code, *lines]
+        started.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+    for process in started:
+        _, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err[-3000:]
+
+
+def test_two_processes_train_what_one_trains_of_twice_as_many_batches(made: Path, drawn: Path, tmp_path: Path) -> None:
+    """The tower, the language model on packed queries with its curriculum, and a LoRA on somebody's videos."""
+    from shots.video import Video
+
+    frames = scenes.load_scenes(scenes.shard_path(drawn, 0))[0].frames.numpy()[:24]
+    Video(frames, scenes.FPS, np.arange(24) / scenes.FPS).save(tmp_path / "film.mp4", record=False)
+    rows = [{"qid": i, "query": f"it jumps {i} times", "vid": "film", "duration": 6, "relevant_windows": [[1, 2 + i]]}
+            for i in range(4)]  # fmt: skip
+    (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    common = ["loop.time_budget=null", "loop.steps=4", "loop.warmup_steps=1", "loop.log_every=1", "loop.dtype=fp32",
+              "loop.device=cpu", "loop.optimizer=adamw", "loop.learning_rate=1e-3", "loop.decay=0",
+              "loop.threads=1"]  # fmt: skip
+    size = [f"config.{key}={value}" for key, value in {**nano.VISION, **TOWER, "hidden_size": 64}.items()]
+    recipes = {
+        "vision": ["unitime-nano-vision", *size, f"scenes={drawn}", "batch=8", "held_out=1", "loop.ema=0.5"],
+        "text": ["unitime-nano-text", f"model={made}/base", f"features={made}/features", "tokens=900", "held_out=1",
+                 "loop.ema=0.5"],
+        "adapt": ["unitime-lora", f"model={made}/text/model", f"data.0.annotations={tmp_path}/asked.jsonl",
+                  f"data.0.videos={tmp_path}", "epochs=null", "lora.dropout=0", "checkpointing=false",
+                  "loop.accumulate=1", "lessons.queries=1", f"features={tmp_path}/features"],
+    }  # fmt: skip
+    together(2, *("|".join([*line, *common, f"out={tmp_path}/two/{name}"]) for name, line in recipes.items()))
+    for name, (recipe, *options) in recipes.items():
+        wholes = {"one": "loop.accumulate=2", "half": "loop.accumulate=1"}
+        for where, accumulate in wholes.items():
+            train(recipe, [*options, *common, accumulate, f"out={tmp_path}/{where}/{name}"])
+        two, one, half = (
+            load_checkpoint(latest_checkpoint(tmp_path / where / name))["objective"] for where in ("two", *wholes)
+        )
+        assert two.keys() == one.keys()
+
+        def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+            return float(torch.cat([(a[key] - b[key]).flatten() for key in a]).abs().mean())
+
+        assert apart(two, one) < 0.02 * apart(half, one), name
+        log = [json.loads(row) for row in (tmp_path / "two" / name / "log.jsonl").read_text().splitlines()]
+        assert [row["processes"] for row in log if row.get("event") == "start"] == [2], name  # one process writes
+    UniTime.from_pretrained(tmp_path / "two" / "text" / "model")
+    UniTime.from_pretrained(made / "text" / "model", adapter=tmp_path / "two" / "adapt" / "adapter")
+
+
+@pytest.mark.parametrize("name", ["unitime-nano", "unitime-nano-scenes", "unitime-nano-base", "unitime-nano-threshold"])
+def test_what_one_process_does_by_itself_is_not_done_by_all_of_several(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UniTimeError, match=r"done by one process; .* vision, text, adapt in several"):
+        train(name)

@@ -5,12 +5,16 @@ nano model and its tokenizer and caches features, `text` trains a language model
 checkpoint on benchmarks' files: `lessons` makes the sequences, `lora` the adapters of a large model. `calibrate` sets
 a model's threshold, `card` writes nano's card.
 
-Notable choice: nothing that decodes video or serves pages is imported on the way to nano's weights; `adapt` and
-`calibrate` read videos.
+Notable choices:
+- Nothing that decodes video or serves pages is imported on the way to nano's weights; `adapt` and `calibrate` read
+  videos.
+- `accelerate launch -m unitime.training RECIPE` has several processes train together; they share the tasks `TOGETHER`.
+  What one process does by itself is refused there, rather than done by all of them into the same files.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +24,7 @@ from unitime.errors import UniTimeError
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 TASKS = ("scenes", "vision", "nano", "text", "calibrate", "adapt", "grounding-steps")
+TOGETHER = ("vision", "text", "adapt")
 _CLOCKS = {
     "scenes": "time_budget", "vision": "loop.time_budget", "text": "loop.time_budget", "adapt": "loop.time_budget",
 }  # fmt: skip
@@ -42,6 +47,11 @@ def train(recipe_path: str | Path, overrides: Iterable[str] = (), time_budget: f
         if not 0 < time_budget < float("inf"):
             raise UniTimeError(f"time_budget: {time_budget:g} seconds; more than 0 are needed")
         recipe = load_recipe(recipe_path, [*overrides, f"{_CLOCKS[task]}={time_budget!r}"], [RECIPES])
+    if task in TASKS and task not in TOGETHER and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UniTimeError(
+            f"recipe: task {task!r} is done by one process; run it with `seedance train`, and launch only recipes of "
+            f"the tasks {', '.join(TOGETHER)} in several"
+        )
     if task == "scenes":
         from unitime.training.scenes import ScenesRecipe, draw_scenes
 

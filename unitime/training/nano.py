@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from shots.runtime.budget import TimeBudget
 from shots.runtime.checkpoint import latest_checkpoint, load_checkpoint
 from shots.runtime.loop import run_loop
 from shots.runtime.optim import parameter_groups
@@ -236,7 +238,15 @@ def train_text(recipe: TextRecipe) -> Path:
         objective.load_state_dict(load_checkpoint(found)["objective"])
     free = range(recipe.held_out, len(told))
     pad = tokenizer.pad_token_id
-    state = {"share": 0.0}
+    earlier = latest_checkpoint(recipe.out)
+    spent = 0.0 if earlier is None else float(load_checkpoint(earlier)["progress"]["seconds"])
+    clock, batches_a_step = TimeBudget(), recipe.loop.accumulate * int(os.environ.get("WORLD_SIZE", "1"))
+
+    def behind(number: int) -> float:
+        """Share of the run that is behind us at a batch, in every process."""
+        steps, seconds = recipe.loop.steps, recipe.loop.time_budget
+        by_steps = 0.0 if steps is None else number // batches_a_step / steps
+        return min(1.0, max(by_steps, 0.0 if seconds is None else (spent + clock.elapsed) / seconds))
 
     pools: dict[int, list[list[Item]]] = {}
 
@@ -244,16 +254,13 @@ def train_text(recipe: TextRecipe) -> Path:
         group, part = divmod(number, _POOL)
         if group not in pools:
             pools.clear()
-            pools[group] = draw_pool(asker, random.Random(recipe.loop.seed * 1_000_003 + group), state["share"], free)
+            rng = random.Random(recipe.loop.seed * 1_000_003 + group)
+            pools[group] = draw_pool(asker, rng, behind(group * _POOL), free)
         return collate(pools[group][part], pad)
 
     kept = [asker.item(random.Random(n), 1.0, range(recipe.held_out)) for n in range(24)]
 
     def look(progress: Any, average: Any) -> dict[str, float]:
-        if recipe.loop.time_budget is not None:
-            state["share"] = min(1.0, progress.seconds / recipe.loop.time_budget)
-        if recipe.loop.steps is not None:
-            state["share"] = max(state["share"], progress.step / recipe.loop.steps)
         if progress.step % (10 * recipe.loop.log_every):
             return {}
         return evaluate(objective, [collate(kept[i : i + 6], pad) for i in range(0, len(kept), 6)])
@@ -271,8 +278,9 @@ def train_text(recipe: TextRecipe) -> Path:
         groups=parameter_groups(objective, recipe.loop.weight_decay, objective.language), count=count, every_log=look,
     )  # fmt: skip
     average.copy_to(trained)
-    extra = {key: value for key, value in record.items() if key not in ("prompts", "rule")}
-    save_model(model, tokenizer, recipe.out / "model", extra, asker.prompts)
+    if int(os.environ.get("RANK", "0")) == 0:
+        extra = {key: value for key, value in record.items() if key not in ("prompts", "rule")}
+        save_model(model, tokenizer, recipe.out / "model", extra, asker.prompts)
     return recipe.out / "model"
 
 
@@ -298,7 +306,8 @@ def draw_pool(asker: Asker, rng: random.Random, share: float, scenes: Sequence[i
 def evaluate(objective: PackedObjective, batches: Iterable[PackedBatch]) -> dict[str, float]:
     """Mean figures over fixed batches of held-out scenes."""
     objective.eval()
-    found = [objective(batch, torch.Generator())[1] for batch in batches]
+    device = next(objective.parameters()).device
+    found = [objective(batch.to(device), torch.Generator())[1] for batch in batches]
     objective.train()
     names = dict.fromkeys(name for figures in found for name in figures)  # a batch may have no caption, or no question
     return {f"held_{name}": float(torch.stack([f[name] for f in found if name in f]).mean()) for name in names}

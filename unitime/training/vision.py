@@ -14,6 +14,7 @@ Notable choices:
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def patches(frames: Tensor, patch: int = 8, merge: int = 2) -> Tensor:
     Ordered as transformers' video processor orders them: the patches of one merged token together.
     """
     n, t, height, width, _ = frames.shape
-    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    mean, std = torch.tensor(MEAN, device=frames.device), torch.tensor(STD, device=frames.device)
     x = ((frames - mean) / std).permute(0, 4, 1, 2, 3)  # (N, 3, 2, H, W)
     h, w = height // patch // merge, width // patch // merge
     x = x.view(n, 3, t, h, merge, patch, w, merge, patch)
@@ -139,15 +140,15 @@ def patches(frames: Tensor, patch: int = 8, merge: int = 2) -> Tensor:
 
 
 def damaged(frames: Tensor, generator: torch.Generator) -> Tensor:
-    """uint8 (N, 2, H, W, 3) as floats in [0, 1], lightly damaged, each unit otherwise."""
+    """uint8 (N, 2, H, W, 3) as floats in [0, 1], lightly damaged, each unit otherwise; drawn alike for every device."""
     n = len(frames)
     x = frames.float() / 255
 
     def draw(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(n, 1, 1, 1, 1, generator=generator)
+        return low + (high - low) * torch.rand(n, 1, 1, 1, 1, generator=generator).to(x.device)
 
     x = (x - 0.5) * draw(0.85, 1.15) + 0.5 + draw(-0.06, 0.06)
-    noise = torch.randn(x.shape, generator=generator) * draw(0.0, 0.03)
+    noise = torch.randn(x.shape, generator=generator).to(x.device) * draw(0.0, 0.03)
     soft = x.flatten(0, 1).permute(0, 3, 1, 2)
     soft = F.avg_pool2d(F.pad(soft, (1, 1, 1, 1), mode="replicate"), 3, 1).permute(0, 2, 3, 1).view_as(x)
     return (torch.lerp(x, soft, draw(-0.3, 0.6)) + noise).clamp(0, 1)
@@ -161,7 +162,7 @@ def run_tower(tower: Any, rows: Tensor, units: int) -> Tensor:
     rotate = transformers().models.qwen2_vl.modeling_qwen2_vl.apply_rotary_pos_emb_vision
     side = 2 * CELLS
     x = F.linear(rows, tower.patch_embed.proj.weight.flatten(1)).view(units, side * side, -1)  # (N, 64, C)
-    cos, sin = positions(tower, side)  # (64, d)
+    cos, sin = (part.to(x.device) for part in positions(tower, side))  # (64, d)
     for block in tower.blocks:
         attention, y = block.attn, block.norm1(x)
         q, k, v = attention.qkv(y).view(units, side * side, 3, attention.num_heads, -1).unbind(2)  # (N, 64, h, d)
@@ -241,7 +242,7 @@ class DenseVision(nn.Module):
         real = (cast[..., 0] >= 0)[:, None] & (share >= seen)  # (N, P, 3)
         at, where, who = real.nonzero(as_tuple=True)
         colour = cast[at, who, 0]
-        target = torch.zeros(n, p, len(COLOURS))
+        target = torch.zeros(n, p, len(COLOURS), device=share.device)
         target[at, where, colour] = 1.0
         presence = F.binary_cross_entropy_with_logits(there[..., 0], target)
         acts = batch["doing"][at, who]
@@ -264,7 +265,7 @@ class DenseVision(nn.Module):
 def _missed(missed: Tensor) -> Tensor:
     """Weighted smooth L1 of (K, 8) errors of geometry."""
     each = F.smooth_l1_loss(missed, torch.zeros_like(missed), beta=0.2, reduction="none")
-    return (each * torch.tensor(_WEIGHT)).mean()
+    return (each * torch.tensor(_WEIGHT, device=each.device)).mean()
 
 
 def flops(tower: Any, side: int = 2 * CELLS) -> float:
@@ -303,7 +304,8 @@ def train_vision(recipe: VisionRecipe) -> Path:
     )  # fmt: skip
     average.copy_to(tower)
     target = recipe.out / "tower"
-    save_tensors(tower.state_dict(), target)
+    if int(os.environ.get("RANK", "0")) == 0:
+        save_tensors(tower.state_dict(), target)
     return target
 
 
@@ -312,6 +314,8 @@ def evaluate(model: DenseVision, units: Units, most: int = 768) -> dict[str, flo
     """The figures on held-out units, undamaged."""
     index = units.kept[torch.linspace(0, len(units.kept) - 1, min(most, len(units.kept))).long()]
     model.eval()
-    _, figures = model(units.batch(index), torch.Generator())
+    device = next(model.parameters()).device
+    batch = {name: x.to(device) for name, x in units.batch(index).items()}
+    _, figures = model(batch, torch.Generator())
     model.train()
     return {f"held_{name}": float(value) for name, value in figures.items()}
