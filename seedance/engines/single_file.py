@@ -5,6 +5,8 @@ Notable choices:
 - The folder still says everything else (text encoder, VAE, scheduler, the transformer's sizes); the file takes the
   place of the folder's transformer.
 - Names and shapes are compared from the file's header before anything is loaded, with the reason in one line.
+- What is written has the family's own names and no prefix: the published files are like that, and other tools tell the
+  model by such names.
 """
 
 from __future__ import annotations
@@ -91,6 +93,19 @@ def load_single_file(
             state[ours] = tensors.get_tensor(theirs).to(kind)
     model.load_state_dict(state, strict=True, assign=True)
     return model.to(device).eval().requires_grad_(False)
+
+
+def save_single_file(state: Mapping[str, torch.Tensor], family: str, path: str | Path) -> Path:
+    """Writes a transformer's tensors, given by diffusers' names, as one file in the layout of `family` ("Wan", say),
+    which other tools read. The file is there when it is whole."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    theirs = {original(family, name): tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    part = path.with_name(f"{path.name}.part")
+    save_file(theirs, part, metadata={"format": "pt"})
+    part.replace(path)
+    return path
 
 
 def empty(checkpoint: Checkpoint, part: str = "transformer") -> Any:

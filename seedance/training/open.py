@@ -11,7 +11,11 @@ Notable choices:
 - LoRA through PEFT, saved by diffusers' own writer: ``out/lora/pytorch_lora_weights.safetensors`` loads wherever
   diffusers' files do. ``comfyui_lora.safetensors`` beside it has the original names and says alpha: ComfyUI
   (`comfy/lora.py`) looks a module up as ``diffusion_model.`` and its own name, and knows none of diffusers' for Wan.
-- Whole training: ``out/model`` is a checkpoint like the one it came from, whose other parts are links.
+- Whole training: ``out/model`` is a checkpoint like the one it came from, whose other parts are links, and
+  ``out/model/single_file.safetensors`` the same transformer in one file under the family's own names, as ComfyUI's
+  ``diffusion_models``, diffusers' ``from_single_file`` and ``--transformer`` of `seedance render` take it.
+- What is exported is in bf16; what the transformer's class keeps in float32 (tables of modulation, norms, the embedding
+  of time) stays so: it is small, and steps of 1e-5 would be rounded away in it.
 - With LoRA the base is frozen in the compute dtype and no part of what the loop saves and shares: checkpoints and the
   moving average are the adapters alone. Whole training keeps float32 masters, spread over processes by ``loop.fsdp``.
 - The embedding of time runs in float32 under autocast, as the checkpoints want it.
@@ -38,6 +42,7 @@ from torch import Tensor, nn
 from seedance import flow
 from seedance.engines.folder import Checkpoint, diffusers, load_part
 from seedance.engines.names import original
+from seedance.engines.single_file import empty, save_single_file
 from seedance.errors import SeedanceError
 from seedance.training.dit import device_name, normal_like, write_png
 from seedance.training.open_latents import OpenBatch, OpenStore, check_cache, find_checkpoint
@@ -86,6 +91,7 @@ class OpenRecipe:
         sample_minutes: between samples and exports; 0 only at the end.
         steps, guidance_scale: of samples. sample_size: height, width, frames of them; None is the first bucket's.
         seed: of samples. films: also write samples as mp4, which needs PyAV.
+        single_file: whole training also writes its transformer as one file, as large as the checkpoint's own again.
     """
 
     task: str
@@ -105,6 +111,7 @@ class OpenRecipe:
     sample_size: list[int] | None = None
     seed: int = 0
     films: bool = False
+    single_file: bool = True
     revision: str | None = None
 
     def __post_init__(self) -> None:
@@ -319,7 +326,7 @@ class OpenWatcher:
             "seconds": round(progress.seconds), "device": device_name(self.device),
         }  # fmt: skip
         if recipe.lora is None:
-            save_whole(self.transformer, self.checkpoint, folder, write)
+            save_whole(self.transformer, self.checkpoint, folder, write, single_file=recipe.single_file)
         elif write:
             save_lora(self.transformer, folder)
         if write:
@@ -393,18 +400,25 @@ def save_lora(transformer: Any, folder: Path) -> Path:
     return folder
 
 
-def save_whole(transformer: Any, checkpoint: Checkpoint, folder: Path, write: bool = True) -> Path:
+def save_whole(
+    transformer: Any, checkpoint: Checkpoint, folder: Path, write: bool = True, *, single_file: bool = True
+) -> Path:
     """A checkpoint with this transformer in bf16; its other parts are links to those it came from, or copies where the
-    file system has no links. With spread weights every process must call, and one of them ``write``."""
+    file system has no links. ``single_file``: also the transformer alone as ``single_file.safetensors``. With spread
+    weights every process must call, and one of them ``write``."""
     from shots.runtime.shard import gathered
 
-    state = {name: t.to(torch.bfloat16) for name, t in gathered(dict(transformer.state_dict())).items()}
+    state = gathered(dict(transformer.state_dict()))
     if not write:
         return folder
+    kept = set(getattr(transformer, "_keep_in_fp32_modules", None) or ())
+    state = {n: t.to(torch.float32 if kept & set(n.split(".")) else torch.bfloat16) for n, t in state.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    plain = type(transformer).from_config(transformer.config).to(torch.bfloat16)
-    plain.load_state_dict(state)
+    plain = empty(checkpoint)
+    plain.load_state_dict(state, assign=True)
     plain.save_pretrained(folder / "transformer", safe_serialization=True)
+    if single_file:
+        save_single_file(state, checkpoint.family.name, folder / "single_file.safetensors")
     for part in checkpoint.parts:
         target, source = folder / part, (checkpoint.folder / part).resolve()
         if part == "transformer" or target.exists():

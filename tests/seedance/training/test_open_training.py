@@ -21,6 +21,7 @@ from seedance.engines.folder import diffusers, load_part
 from seedance.engines.lora import matched as fitted
 from seedance.engines.lora import read_lora
 from seedance.engines.names import original
+from seedance.engines.single_file import load_single_file, open_single_file
 from seedance.errors import SeedanceError
 from seedance.training import train
 from seedance.training.open import OpenObjective, exact_times, flops, shift_of
@@ -319,6 +320,35 @@ def test_whole_training_gives_a_checkpoint_that_the_stock_pipeline_loads(
     assert len(changed) > 40
     assert torch.equal(next(pipe.vae.parameters()), next(old.vae.parameters()))
     assert find_checkpoint(str(folder)).family.name == "Wan"
+
+
+def test_whole_training_gives_one_file_that_other_tools_load(model: Path, cache: Path, tmp_path: Path) -> None:
+    folder = train(*recipe(model, cache, tmp_path / "run", "loop.learning_rate=0.01", name="wan-1b3-full"))
+    file = folder / "single_file.safetensors"
+    kind = diffusers().WanTransformer3DModel
+    wanted = load_part(find_checkpoint(str(folder)), "transformer").state_dict()
+    before = load_part(find_checkpoint(str(model)), "transformer").state_dict()
+    assert any(not torch.equal(wanted[name], before[name].to(wanted[name].dtype)) for name in wanted)
+    # What keeps float32 is written in it; a swap of norms would be seen here too.
+    kinds = {name: tensor.dtype for name, tensor in load_file(file).items()}
+    assert kinds["blocks.0.modulation"] == kinds["head.modulation"] == torch.float32
+    assert kinds["blocks.0.self_attn.q.weight"] == torch.bfloat16
+    # diffusers tells the model by the names and turns them back; sizes it takes from the configuration beside it.
+    theirs = kind.from_single_file(str(file), config=str(model), subfolder="transformer", torch_dtype=torch.float32)
+    ours = open_single_file(file, find_checkpoint(str(model)))
+    for found in (theirs, load_single_file(ours, find_checkpoint(str(model)), torch.float32)):
+        state = found.state_dict()
+        assert state.keys() == wanted.keys()
+        assert all(torch.equal(state[name], wanted[name].float()) for name in wanted)
+    # ComfyUI tells a Wan model, its width and its kind by these (comfy/model_detection.py), bare of any prefix.
+    shapes = {name: tuple(tensor.shape) for name, tensor in load_file(file).items()}
+    width = theirs.config.num_attention_heads * theirs.config.attention_head_dim
+    assert shapes["head.modulation"] == (1, 2, width) and shapes["blocks.1.ffn.0.weight"] == (2 * width, width)
+    assert shapes["patch_embedding.weight"] == (width, 16, 1, 2, 2) and shapes["head.head.weight"][0] == 4 * 16
+    assert "text_embedding.0.weight" in shapes and "img_emb.proj.0.weight" not in shapes
+    without = ("single_file=false", "sample_minutes=0")
+    folder = train(*recipe(model, cache, tmp_path / "bare", *without, name="wan-1b3-full"))
+    assert not (folder / "single_file.safetensors").exists()
 
 
 def same_adapter(one: Path, two: Path) -> bool:
