@@ -6,6 +6,7 @@ import json
 import math
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -217,6 +218,36 @@ def test_times_and_scores_of_random_weights_stay_in_range(untaught: UniTime, fil
         assert all(0 <= t <= video.duration and 0 <= v <= 1 for t, v in found.relevance)
         assert 0 <= found.not_found <= 1
         json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_every_real_clip_is_answered_within_its_length(untaught: UniTime, data: Path) -> None:
+    """Variable rates, rotation, 10 bit, AV1, HEVC, a late start, no duration in the header: all through one network."""
+    answered = 0
+    for path in sorted((data / "video").iterdir()):
+        handle = untaught.encode(path)
+        end = min(handle.duration, 60.0)
+        for found in untaught.ground(handle, ["a dog runs", "一只狗"], top_k=3, threshold=1, window=(0.0, end)):
+            assert found.status == "ok" and found.moments, path.name
+            for moment in found.moments:
+                assert 0 <= moment.start < moment.end <= handle.duration and 0 <= moment.score <= 1, path.name
+            assert all(0 <= t <= handle.duration and 0 <= v <= 1 for t, v in found.relevance), path.name
+        answered += 1
+    assert answered > 30
+
+
+def test_what_is_left_of_a_broken_file_and_a_single_frame_are_answered(
+    untaught: UniTime, film: Any, tmp_path: Path
+) -> None:
+    whole = film(30).save(tmp_path / "whole.mp4", record=False).read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    film(0.5).save(tmp_path / "one.mp4", record=False)
+    for name, most in (("cut.mp4", 29.0), ("one.mp4", 0.5)):
+        handle = untaught.encode(tmp_path / name)
+        (found,) = untaught.ground(handle, ["a cat"], threshold=1)
+        assert 0 < handle.duration <= most and 0 <= found.moments[0].start < found.moments[0].end <= handle.duration
+    (tmp_path / "head.mp4").write_bytes(whole[:200])
+    with pytest.raises(UniTimeError, match="video"):
+        untaught.encode(tmp_path / "head.mp4")
 
 
 def test_captions_are_text(able: UniTime, film: Any) -> None:
