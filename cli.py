@@ -213,6 +213,9 @@ def _weights_arguments(parser: Any) -> None:
     parser.add_argument(
         "--quantization", choices=("int8", "int4"), help="keep the language model in fewer bits (needs torchao)"
     )
+    parser.add_argument(
+        "--max-fps", type=float, metavar="F", help="look at no more frames a second (default: the checkpoint's rule)"
+    )
     parser.add_argument("--no-cache", dest="cache", action="store_false", help="keep no vision features on disk")
 
 
@@ -222,7 +225,7 @@ def _grounder(arguments: argparse.Namespace) -> Any:
     cache = unitime.FeatureCache() if arguments.cache else None
     return unitime.UniTime.from_pretrained(
         arguments.model, adapter=arguments.adapter, prompts=arguments.prompts, quantization=arguments.quantization,
-        cache=cache,
+        cache=cache, max_fps=arguments.max_fps,
     )  # fmt: skip
 
 

@@ -239,6 +239,7 @@ class UniTime:
         cache: FeatureCache | None = None,
         prompts: str | None = None,
         quantization: str | None = None,
+        max_fps: float | None = None,
     ) -> UniTime:
         """A shipped name, a folder or a hub id of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint.
 
@@ -250,12 +251,14 @@ class UniTime:
             cache: where vision features are kept on disk between runs; None keeps none.
             prompts: how the checkpoint is spoken to, a name in `unitime.formats`; None recognises it.
             quantization: "int8" or "int4" keeps the language model in fewer bits; None leaves it.
+            max_fps: frames a second that are looked at, at most; None is the checkpoint's own rule, which for published
+                weights spends its whole budget on any clip, however short.
 
         Raises UniTimeError where the model cannot be found, read, or shown a video.
         """
         loaded = VisionLanguageModel.from_pretrained(
             name_or_path, adapter=adapter, revision=revision, dtype=dtype, device=device, prompts=prompts,
-            quantization=quantization,
+            quantization=quantization, max_fps=max_fps,
         )  # fmt: skip
         made = cls(loaded, cache, None if adapter is not None else str(name_or_path))
         made._folder = None if adapter is not None else resolve(name_or_path, SHIPPED, revision)

@@ -98,6 +98,16 @@ def test_the_loader_merges_an_adapter_and_takes_its_settings(net: Any, tmp_path:
     assert model.fingerprint == base.fingerprint  # the vision tower is untouched, so kept features stay good
 
 
+def test_an_adapter_in_the_place_of_its_base_and_one_that_is_not_there_are_named(
+    net: Any, tmp_path: Path, tiny_folders: Any
+) -> None:
+    write(net, tmp_path / "adapter")
+    with pytest.raises(UniTimeError, match="^model: .* holds a LoRA adapter and no model; give it as the adapter"):
+        VisionLanguageModel.from_pretrained(tmp_path / "adapter")
+    with pytest.raises(UniTimeError, match="^adapter: 'nowhere' is .* no folder and no hub id"):
+        VisionLanguageModel.from_pretrained(tiny_folders["qwen2_vl"], adapter="nowhere")
+
+
 def zero(tensors: dict[str, torch.Tensor]) -> None:
     next(t for name, t in tensors.items() if "lora_B" in name).zero_()
 

@@ -234,6 +234,22 @@ def test_settings_in_the_folder_are_obeyed(tiny_folders: dict[str, Any], tmp_pat
     assert (model.prompts.mark(1), model.rule.budget, model.threshold) == ("<1.0>", 512, 0.7)
 
 
+def test_a_limit_of_frames_a_second_goes_before_the_folders(tiny_folders: dict[str, Any], tmp_path: Any) -> None:
+    folder = shutil.copytree(tiny_folders["qwen2_vl"], tmp_path / "own")
+    (folder / "unitime.json").write_text('{"format": "unitime", "rule": {"max_fps": 8}}')
+
+    def frames_of_ten_seconds(**said: Any) -> tuple[int, int]:
+        rule = VisionLanguageModel.from_pretrained(folder, dtype="fp32", device="cpu", **said).rule
+        plan = rule.plan(duration=10, height=360, width=640)
+        return plan.times.size, plan.tokens
+
+    assert frames_of_ten_seconds() == (80, 11960)
+    assert frames_of_ten_seconds(max_fps=2) == (20, 2990)
+    for wrong in (0, -1, float("nan"), float("inf"), "2"):
+        with pytest.raises(UniTimeError, match="max_fps"):
+            VisionLanguageModel.from_pretrained(folder, max_fps=wrong)
+
+
 @pytest.mark.parametrize(
     ("settings", "fault"),
     [("[1]", "no object"), ("{", "cannot be read"), ('{"rule": {"patches": 1}}', "rule"),
