@@ -62,6 +62,11 @@ def _render_arguments(parser: Parser) -> None:
     parser.add_argument("--num-frames", type=int, metavar="N", help="frames of each shot that does not say its seconds")
     parser.add_argument("--fps", type=float, help="frames a second (default: the model's)")
     parser.add_argument("--model", default="seedance-nano", metavar="NAME|DIR|HUB-ID", help="default: seedance-nano")
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a HUB-ID (default: main)")
+    parser.add_argument(
+        "--pickle", dest="pickles", action="append", default=[], metavar="PART/FILE",
+        help="read this file of the model's folder though it is a pickle; repeatable",
+    )  # fmt: skip
     parser.add_argument(
         "--lora", action="append", default=[], metavar="PATH[:SCALE]", help="adapter of an open checkpoint; repeatable"
     )

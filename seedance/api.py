@@ -48,7 +48,8 @@ class RenderRequest:
         seed: of the first sample, later ones count up; None draws one.
         steps, guidance_scale, height, width, fps, sampler: None takes the model's.
         num_frames: of each shot that does not say its seconds.
-        model: shipped name, folder or hub id.
+        model: shipped name, folder or hub id; revision: of the hub id; pickles: weight files of its folder that may be
+            read though they are pickles, relative to the folder.
         lora: adapters, each ``PATH`` or ``PATH:scale``; transformer: a file in the place of the model's transformer;
             carry: how actors come from shot to shot ("last", "key", "none"); all three for open checkpoints only.
         offload, quantization, compile, cache, vae_tiling, vae_dtype, attention_backend, guidance_interval: what saves
@@ -82,6 +83,8 @@ class RenderRequest:
     fps: float | None = None
     sampler: str | None = None
     model: str = "seedance-nano"
+    revision: str | None = None
+    pickles: tuple[str, ...] = ()
     lora: tuple[str, ...] = ()
     transformer: Path | None = None
     carry: str | None = None
@@ -125,7 +128,7 @@ class RenderRequest:
         for name in ("output", "image", "last_image", "from_file", "transformer"):
             if values.get(name) is not None:
                 values[name] = Path(values[name])
-        return cls(**{**values, **{name: tuple(values.get(name) or ()) for name in ("prompts", "lora")}})
+        return cls(**{**values, **{name: tuple(values.get(name) or ()) for name in ("prompts", "lora", "pickles")}})
 
     @property
     def acceleration(self) -> Acceleration:
@@ -224,7 +227,9 @@ def render(
         name: None if path is None else read_image(path)
         for name, path in (("image", request.image), ("last_image", request.last_image))
     }
-    defaults = model_defaults(request.model) if pipeline is None else pipeline.defaults
+    defaults = (
+        model_defaults(request.model, request.revision, request.pickles) if pipeline is None else pipeline.defaults
+    )
     sizes: Sizes = {
         "height": request.height,
         "width": request.width,
@@ -249,8 +254,8 @@ def render(
         return RenderResult([FilmResult(None, plan.seed, {"plan": estimate(plan, request)}) for plan in made])
 
     model: Any = pipeline or Seedance.from_pretrained(
-        request.model, dtype=request.dtype, device=request.device, lora=request.lora, transformer=request.transformer,
-        acceleration=acceleration,
+        request.model, revision=request.revision, dtype=request.dtype, device=request.device, lora=request.lora,
+        transformer=request.transformer, pickles=request.pickles, acceleration=acceleration,
     )  # fmt: skip
     if request.carry is not None:
         model.carry = request.carry
@@ -307,14 +312,16 @@ def _resume(
     words = takes.check_resumed(request, scripts, film)
     (path,) = _paths(request, 1)
     takes.check_around(request, film.plan)
-    defaults = model_defaults(request.model) if pipeline is None else pipeline.defaults
+    defaults = (
+        model_defaults(request.model, request.revision, request.pickles) if pipeline is None else pipeline.defaults
+    )
     _check_model(request, defaults, pipeline)
     acceleration = settle_acceleration(request, defaults, [film.plan])
     if not request.lora and (worn := [said["file"] for said in film.record.get("lora", ())]) and pipeline is None:
         log.warning("warning: the film was made with %s, new shots are made without; say lora too", ", ".join(worn))
     model: Any = pipeline or Seedance.from_pretrained(
-        request.model, dtype=request.dtype, device=request.device, lora=request.lora, transformer=request.transformer,
-        acceleration=acceleration,
+        request.model, revision=request.revision, dtype=request.dtype, device=request.device, lora=request.lora,
+        transformer=request.transformer, pickles=request.pickles, acceleration=acceleration,
     )  # fmt: skip
     if request.carry is not None:
         model.carry = request.carry
@@ -403,7 +410,7 @@ def estimate(plan: Any, request: RenderRequest) -> dict[str, Any]:
     from seedance.vae import VAEConfig, VideoVAE
     from shots.runtime.speed import peak_flops
 
-    defaults, (device, dtype) = model_defaults(request.model), _where(request)
+    defaults, (device, dtype) = model_defaults(request.model, request.revision, request.pickles), _where(request)
     if isinstance(defaults, OpenDefaults):
         from seedance.acceleration.fit import fit
 
@@ -416,8 +423,8 @@ def estimate(plan: Any, request: RenderRequest) -> dict[str, Any]:
         peak = max(fits.stages.values())
         return {**found, "memory_bytes": peak, **fits.to_dict(), "acceleration": request.acceleration.used()}
     with torch.device("meta"):
-        transformer = VideoDiT(DiTConfig.from_dict(model_config(request.model, "transformer")))
-        vae = VideoVAE(VAEConfig(**model_config(request.model, "vae")))
+        transformer = VideoDiT(DiTConfig.from_dict(model_config(request.model, "transformer", request.revision)))
+        vae = VideoVAE(VAEConfig(**model_config(request.model, "vae", request.revision)))
     words = sum(len(shot.caption.split()) + 4 for shot in plan.script.shots)
     steps = defaults.steps if request.steps is None else request.steps
     scale = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale

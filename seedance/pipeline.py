@@ -1127,13 +1127,15 @@ def _component(folder: Path, part: str) -> tuple[Path, dict[str, str]]:
     return folder / part, {name.removeprefix(f"{part}/"): h for name, h in files.items() if name.startswith(f"{part}/")}
 
 
-def model_defaults(name: str | Path) -> Defaults:
-    """The :class:`Defaults` of a model, without loading it."""
-    folder = _resolve(name)
-    if (checkpoint := _open_checkpoint(folder)) is not None:
+def model_defaults(name: str | Path, revision: str | None = None, pickles: Sequence[str] = ()) -> Defaults:
+    """The :class:`Defaults` of a model, without loading it. Arguments as in :meth:`Seedance.from_pretrained`."""
+    folder = _resolve(name, revision)
+    if (checkpoint := _open_checkpoint(folder, pickles)) is not None:
         from seedance.engines.engine import defaults_of
 
         return defaults_of(checkpoint)
+    if pickles:
+        raise SeedanceError(f"pickles: {name} has none; leave it out")
     return _defaults(read_index(folder), folder)
 
 
@@ -1155,9 +1157,9 @@ def _defaults(index: dict[str, Any], folder: Path) -> Defaults:
         raise SeedanceError(f"model: {folder / 'model_index.json'}: defaults: {error}") from error
 
 
-def model_config(name: str | Path, part: str) -> dict[str, Any]:
+def model_config(name: str | Path, part: str, revision: str | None = None) -> dict[str, Any]:
     """The configuration of a component ("vae", "transformer") of a model, without loading it."""
-    return _config(*_component(_resolve(name), part))
+    return _config(*_component(_resolve(name, revision), part))
 
 
 def _resolve(name: str | Path, revision: str | None = None) -> Path:

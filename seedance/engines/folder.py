@@ -280,9 +280,10 @@ def _weights(place: Path, part: str, folder: Path, pickles: Sequence[str]) -> tu
     if named:
         return (), ""
     if files:
+        said = files[0].relative_to(folder).as_posix()
         raise SeedanceError(
             f"model: the weights of the {part} are a pickle ({files[0]}), which can run code when it is read; take "
-            f"safetensors, or name the file: pickles=({files[0].relative_to(folder).as_posix()!r},)"
+            f"safetensors, or name the file, if you trust it: --pickle {said}, in Python pickles=({said!r},)"
         )
     raise SeedanceError(f"model: {place} holds no weights (safetensors) of the {part}; {AGAIN}")
 
@@ -311,7 +312,7 @@ def _tie(model: Any) -> set[str]:
     if shared is None or encoder is None or getattr(encoder, "embed_tokens", None) is None:
         return set()
     if not (shared.weight == encoder.embed_tokens.weight).all():
-        if float(shared.weight.abs().sum()) == 0:  # the other name of the one table came with numbers in it
+        if float(shared.weight.detach().abs().sum()) == 0:  # the other name of the one table came with numbers in it
             shared.weight = encoder.embed_tokens.weight
         else:
             encoder.embed_tokens.weight = shared.weight

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import cli
 from seedance.engines import engine, sanity
 from seedance.engines.families import family_of
 from seedance.engines.folder import diffusers, load_part, open_checkpoint
@@ -137,7 +139,7 @@ def _control(folder: Path) -> None:
         (_no_shard_index, r"holds shards and no index"),
         (_half, r"blob\.incomplete is half a download"),
         (_dangling, r"points to nothing: a download stopped half-way"),
-        (_pickle, r"weights of the vae are a pickle .*pickles=\('vae/"),
+        (_pickle, r"weights of the vae are a pickle .*--pickle vae/d.*pickles=\('vae/"),
         (_other_family, r"the transformer in .* is a LTXVideoTransformer3DModel, Wan has a WanTransformer3DModel"),
         (_other_config, r"is a LTXVideoTransformer3DModel, Wan has"),
         (_no_engine, r"no engine for a StableDiffusionPipeline; there are Seedance and"),
@@ -188,6 +190,29 @@ def test_a_pickle_is_read_if_it_is_named(copied: Make, opened: Opened) -> None:
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     with pytest.raises(SeedanceError, match="pickles: .* does not exist"):
         open_checkpoint(folder, ("vae/other.bin",))
+
+
+def test_the_shell_names_a_pickle_and_a_revision(
+    copied: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = copied("wan-t2v"), tmp_path / "a.mp4"
+    _pickle(folder)
+    monkeypatch.setenv("SEEDANCE_CACHE", str(tmp_path))
+    said = ["render", "a red cube", "-o", str(out), "--device", "cpu", "--dtype", "fp32", "--model"]
+    assert cli.main([*said, str(folder)]) == 2
+    [named] = re.findall(r"--pickle (\S+),", capsys.readouterr().err)
+    assert cli.main([*said, str(folder), "--pickle", named]) == 0 and out.is_file()
+    assert cli.main([*said, "seedance-nano", "--pickle", named, "--dry-run"]) == 2
+    assert "pickles: seedance-nano has none" in capsys.readouterr().err
+    asked: list[Any] = []
+
+    def look(name: str, revision: str | None, **_: Any) -> str:
+        asked.append((name, revision))
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", look)
+    assert cli.main([*said, "owner/wan", "--revision", "v1", "--pickle", named, "--dry-run"]) == 0
+    assert set(asked) == {("owner/wan", "v1")}
 
 
 def test_without_diffusers_the_command_that_brings_it_is_said(
