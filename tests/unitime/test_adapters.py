@@ -65,9 +65,13 @@ def edit(folder: Path, change: Any) -> None:
     save_file(tensors, folder / "adapter_model.safetensors")
 
 
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("rename", [old, lambda name: name])
-def test_adapters_of_both_ages_are_merged_whole(net: Any, tmp_path: Path, rename: Any, full: bool) -> None:
+def test_adapters_of_both_ages_are_merged_whole(
+    fresh_net: Any, tmp_path: Path, rename: Any, full: bool, family: str
+) -> None:
+    net = fresh_net(family)
     before = {name: module.weight.detach().clone() for name, module in targets(net).items()}
     added = write(net, tmp_path, rename, full)
     assert merge_adapter(net, tmp_path) == sorted(added)
