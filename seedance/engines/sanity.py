@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seedance.errors import SeedanceError
 
-LEAST_STD, MOST_STD = 1e-3, 30.0  # of normalised latents, whose trained mean is about 0 and spread about 1
+LEAST_STD, MOST_STD = 1e-3, 30.0  # of normalised latents and first steps; trained, mean is about 0, spread about 1
 _FORMATS = "another number format may help: --dtype bf16, or fp32"
 
 
@@ -38,9 +38,20 @@ def check_words(words: Mapping[str, Any], name: str) -> None:
 
 
 def check_step(prediction: Any, name: str) -> None:
-    """SeedanceError if a transformer's first answer is not numbers."""
-    if isinstance(prediction, Tensor) and not torch.isfinite(prediction).all():
+    """SeedanceError if a transformer's first answer is not numbers, or of a size that no film can come of: velocities,
+    noise and clean latents all have a spread of about 1, and an answer near 0 would leave the noise as it is."""
+    if not isinstance(prediction, Tensor):
+        return
+    said = prediction.float()
+    if not torch.isfinite(said).all():
         raise SeedanceError(f"model: the first step of {name} is not numbers; {_FORMATS}")
+    spread, middle = float(said.std()), float(said.mean())
+    if not LEAST_STD <= spread <= MOST_STD or abs(middle) > MOST_STD:
+        raise SeedanceError(
+            f"model: the first step of {name} lies around {middle:.3g} with a spread of {spread:.3g}, where about 0 "
+            "and 1 are expected, so noise would come out: the transformer's weights are broken, another model's or "
+            "scaled (fp8 files), or the guidance is far too strong"
+        )
 
 
 def normalised(latents: Tensor, vae: Any) -> Tensor:

@@ -103,7 +103,7 @@ def test_a_cache_on_a_stock_transformer_draws_a_film_near_the_plain_one(
     plain, quick = opened("wan-t2v"), staged("wan-t2v", cache=0.1)
     plan = plain.plan("a red cube jumps", seed=4)
     theirs, ours = (pipe.sample([plan], steps=6)[0].latents for pipe in (plain, quick))
-    assert (ours - theirs).norm() < 0.2 * theirs.norm()
+    assert 0 < (ours - theirs).norm() < 0.2 * theirs.norm()  # something was left out
     twice = quick.sample([plan], steps=6)[0].latents
     torch.testing.assert_close(twice, ours)  # nothing is left of the last film
 

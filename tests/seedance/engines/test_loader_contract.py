@@ -419,17 +419,29 @@ def test_a_shot_has_the_next_1_4n_frames_and_the_checkpoint_s_own_shift(opened: 
 
 def test_silent_noise_is_an_error(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = opened("wan-t2v")
-    bias = pipe.parts["transformer"].proj_out.bias
-    kept = bias.clone()
+    bias, weight = (getattr(pipe.parts["transformer"].proj_out, side) for side in ("bias", "weight"))
+    kept, whole = bias.clone(), weight.clone()
     try:
         bias.fill_(float("nan"))
         with pytest.raises(SeedanceError, match=r"first step of .* is not numbers; .*--dtype bf16"):
             pipe("a red cube", seed=1)
         bias.fill_(1e6)
-        with pytest.raises(SeedanceError, match="latents of .* lie around .* with a spread of"):
+        with pytest.raises(SeedanceError, match="first step of .* lies around 1e"):
+            pipe("a red cube", seed=1)
+        weight.zero_()
+        bias.zero_()  # the noise would stay as it is, of the spread that latents have
+        with pytest.raises(SeedanceError, match="first step of .* with a spread of 0,"):
             pipe("a red cube", seed=1)
     finally:
         bias.copy_(kept)
+        weight.copy_(whole)
+    monkeypatch.setattr(engine, "_cpu", lambda latents: pytest.fail("latents off their range were taken"))
+    for off in (100.0, 1e-5):
+        taken = torch.randn(1, 16, 2, 4, 4) * off
+        monkeypatch.setattr(type(pipe.parts["scheduler"]), "step", lambda *_, taken=taken, **__: (taken,))
+        with pytest.raises(SeedanceError, match="latents of .* lie around .* with a spread of"):
+            pipe("a red cube", seed=1)
+    monkeypatch.undo()
     encoder = pipe.parts["text_encoder"].encoder.final_layer_norm
     kept = encoder.weight.clone()
     try:
