@@ -136,6 +136,7 @@ def _acceleration_arguments(parser: Any) -> None:
 def _render(arguments: argparse.Namespace) -> None:
     from seedance.api import RenderRequest, render
 
+    logging.getLogger("seedance").setLevel(logging.INFO)  # an open checkpoint says what it will take, and where
     apart = ("command", "json", "grounder")
     request = RenderRequest.from_dict({name: value for name, value in vars(arguments).items() if name not in apart})
     verifier = _verifier(arguments.grounder) if request.verify and not request.dry_run else None

@@ -253,6 +253,8 @@ def render(
         ]
         return RenderResult([FilmResult(None, plan.seed, {"plan": estimate(plan, request)}) for plan in made])
 
+    if pipeline is None:
+        _foretell(settled, defaults, request)
     model: Any = pipeline or Seedance.from_pretrained(
         request.model, revision=request.revision, dtype=request.dtype, device=request.device, lora=request.lora,
         transformer=request.transformer, pickles=request.pickles, acceleration=acceleration,
@@ -389,6 +391,16 @@ def settle_acceleration(request: RenderRequest, defaults: Any, plans: Sequence[A
     (device, dtype), checkpoint = _where(request), defaults.checkpoint
     assert checkpoint is not None
     return settle(checkpoint, plans, device=device, dtype=dtype, acceleration=asked)
+
+
+def _foretell(plans: Sequence[Any], defaults: Any, request: RenderRequest) -> None:
+    """Says what each film of an open checkpoint will take and how it will be made, before its weights are loaded."""
+    from seedance.engines.engine import OpenDefaults
+    from seedance.engines.estimating import sentence
+
+    if isinstance(defaults, OpenDefaults):
+        for plan in plans:
+            log.info("%s: %s", request.model, sentence(estimate(plan, request)))
 
 
 def _where(request: RenderRequest) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ widest activations of one pass.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from seedance.engines.engine import OpenDefaults, shot_notes
@@ -64,3 +65,20 @@ def estimate(
         "dtype": str(kind).removeprefix("torch."),
         "warnings": [*plan.notes, *shot_notes(plan, defaults), "text encoding and decoding are not counted"],
     }
+
+
+def sentence(found: Mapping[str, Any]) -> str:
+    """One line of an estimate and of the fit put beside it (:class:`seedance.acceleration.fit.Fit`)."""
+    stages = ", ".join(f"{_gb(size)} for {stage}" for stage, size in found["stages_bytes"].items())
+    how = [f"offload {found['offload']}", *(["decoded in tiles"] if found["tiling"] else [])]
+    asked = ((name, value) for name, value in found["acceleration"].items() if name != "tiling")
+    how += [name if value is True else f"{name} {value}" for name, value in asked]
+    return (
+        f"{found['width']} x {found['height']}, {sum(found['frames'])} frames in {found['dtype']} on {found['device']}"
+        f": {found['tokens']} tokens, {found['flops'] / 1e12:.3g} TFLOP, {stages} ({_gb(found['free_bytes'])} free), "
+        f"about {found['seconds']:.0f} s without text and decoding; {', '.join(how)}"
+    )
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.3g} GB"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 
@@ -45,9 +45,17 @@ def _guard() -> torch.library.Library | None:
 
 @cache
 def _quieten() -> None:
-    """Leave out what torchao warns of while it is imported; all else that these loggers have to say is kept."""
-    logging.getLogger("torchao").addFilter(lambda record: "Failed to load" not in str(record.msg))
-    logging.getLogger("torch.utils._pytree").addFilter(lambda record: "is an Enum subclass" not in str(record.msg))
+    """Leave out what torchao, and diffusers of it, warn of while being imported; all else they say is kept."""
+    for name, said in (
+        ("torchao", "Failed to load"), ("torchao.kernel.intmm", "Detected no triton"),
+        ("diffusers.quantizers.torchao.torchao_quantizer", "Unable to import `torchao` Tensor"),  # for pickles
+        ("torch.utils._pytree", "is an Enum subclass"),
+    ):  # fmt: skip
+        logging.getLogger(name).addFilter(partial(_lacks, said))
+
+
+def _lacks(said: str, record: logging.LogRecord) -> bool:
+    return said not in str(record.msg)
 
 
 def torchvision() -> ModuleType:

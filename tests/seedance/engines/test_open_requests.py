@@ -158,6 +158,25 @@ def test_too_little_memory_is_said_at_the_shell_and_from_python_before_a_part_is
         pipe("a red cube", seed=1)
 
 
+def test_what_a_film_will_take_is_said_before_a_part_is_loaded(
+    checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from seedance.acceleration import staged
+
+    def stopped(*_: Any) -> None:
+        raise SeedanceError("a part was loaded")
+
+    monkeypatch.setattr(staged, "load_part", stopped)
+    words = ["render", "a red cube", "--model", str(checkpoint("wan-t2v")), "-o", str(tmp_path / "a.mp4")]
+    assert main([*words, "--device", "cpu", "--dtype", "fp32", "--vae-tiling", "--cache", "0.2"]) == 2
+    said = [record.getMessage() for record in caplog.records]
+    told = next(at for at, line in enumerate(said) if "tokens" in line)
+    assert told < next(at for at, line in enumerate(said) if "on cpu, " in line)  # what the loading begins with
+    for part in ("32 x 32, 5 frames in float32 on cpu: 8 tokens", "TFLOP", "GB for sampling", "GB for decoding",
+                 "offload none, decoded in tiles, cache 0.2"):  # fmt: skip
+        assert part in said[told]
+
+
 # ---------------------------------------------------------------------- verified, taken again
 
 
