@@ -23,8 +23,9 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
@@ -380,6 +381,25 @@ class StagedSeedance(DiffusersSeedance):
         return {"tiling": self.acceleration.tiling, "retry": True}
 
 
+class Skips:
+    """Counts the ``passes`` of a stock transformer whose further blocks diffusers' cache left out."""
+
+    def __init__(self, model: Any) -> None:
+        self.passes = 0
+        for block in model.modules():
+            registry = getattr(block, "_diffusers_hook", None)
+            hook = None if registry is None else registry.get_hook("fbc_leader_block_hook")
+            if hook is not None:
+                decide = hook._should_compute_remaining_blocks
+                # As theirs, not compiled: a counter in a compiled block would compile it anew at every count.
+                hook._should_compute_remaining_blocks = torch.compiler.disable(partial(self._counted, decide))
+
+    def _counted(self, decide: Callable[[Tensor], bool], residual: Tensor) -> bool:
+        runs = decide(residual)
+        self.passes += not runs
+        return runs
+
+
 def fit_out(model: Any, said: Acceleration, device: torch.device) -> tempfile.TemporaryDirectory[str] | None:
     """Puts on a transformer of diffusers what was asked for. Returns the folder its blocks wait in, if they do on disk;
     it is to be held as long as the transformer."""
@@ -400,6 +420,7 @@ def fit_out(model: Any, said: Acceleration, device: torch.device) -> tempfile.Te
         from diffusers import FirstBlockCacheConfig
 
         model.enable_cache(FirstBlockCacheConfig(threshold=said.cache))
+        model._seedance_skips = Skips(model)
     if said.compile:
         model.compile_repeated_blocks(dynamic=True)
     if said.offload == "disk" or said.offload == "group" and device.type != "cpu":

@@ -503,7 +503,8 @@ class DiffusersSeedance(Seedance):
             before = kept.record.get("shots") or [{} for _ in held]
             shots[: len(before)] = [dict(shot) for shot in before]
         record = self._told(plan, settings, task)
-        timings, saved = {"text": 0.0, "sampling": 0.0, "pictures": 0.0}, meter.saved
+        timings = {"text": 0.0, "sampling": 0.0, "pictures": 0.0}
+        saved, skipped = meter.saved, meter.skipped
         if kept is not None and "decode_timestep" in kept.record:
             record["decode_timestep"] = kept.record["decode_timestep"]
         for number in numbers:
@@ -528,6 +529,10 @@ class DiffusersSeedance(Seedance):
             record["task"] = "+".join(kinds) + " frame" if kinds else "text"
         record["timings"] = {key: value for key, value in timings.items() if value or key != "pictures"}
         record["flops"] = {"transformer": self._flops(plan, numbers, settings) - (meter.saved - saved)}
+        if meter.skipped > skipped:
+            branches = 1 if self.checkpoint.family.doubled else settings.branches
+            share = (meter.skipped - skipped) / (settings.steps * branches * len(numbers))
+            record["acceleration"] = {**record.get("acceleration", {}), "skipped": round(share, 3)}
         whole = torch.cat([piece for piece in pieces if piece is not None], dim=1)
         return LatentFilm(whole, plan, record)
 
@@ -594,7 +599,7 @@ class DiffusersSeedance(Seedance):
         shape = (ratio.latent_frames(frames), *plan.grid)
         if self.spread_over is not None:
             self.spread_over.begin(ratio.tokens(frames, plan.height, plan.width), settings.branches == 2)
-        generator = torch.Generator("cpu").manual_seed(seed)
+        generator, before = torch.Generator("cpu").manual_seed(seed), self._skipped()
         watched = _watched(pipe, family, meter, shape, self.name, self.spread_over)
         with some_guidance(pipe, family, self._interval(settings)) as saved, watched:
             try:
@@ -616,8 +621,25 @@ class DiffusersSeedance(Seedance):
                 "choose other sizes"
             )
         sanity.check_latents(latents, self.parts["vae"], self.name)
-        meter.saved += saved.passes * self._flops(plan, [number], replace(settings, steps=1, scale=1.0))
+        skipped = self._skipped() - before
+        meter.saved += self._spared(plan, number, settings, saved.passes, skipped)
+        meter.skipped += skipped
         return _cpu(latents[0]), None if timestep is None else float(timestep.flatten()[0]), spent
+
+    def _skipped(self) -> int:
+        """Passes whose further blocks a cache has left out so far."""
+        skips = (getattr(self.parts.get(part), "_seedance_skips", None) for part in TRANSFORMERS)
+        return sum(one.passes for one in skips if one is not None)
+
+    def _spared(self, plan: Plan, number: int, settings: _Settings, passes: int, skipped: int) -> int:
+        """Operations that shot `number` was spared by `passes` without words and `skipped` ones after their first
+        block."""
+        family = self.checkpoint.family
+        one = self._flops(plan, [number], replace(settings, steps=1, scale=1.0))
+        part = "transformer" if "transformer" in self.checkpoint.parts else "transformer_2"
+        layers, _, _ = family.widths(self.checkpoint.config(part))
+        rows = settings.branches if family.doubled else 1
+        return passes * one + skipped * rows * one * (layers - 1) // layers
 
     def _interval(self, settings: _Settings) -> tuple[float, float]:
         """Times at which guidance acts."""
@@ -677,12 +699,13 @@ class _Settings:
 
 @dataclass
 class _Meter:
-    """Counts the steps of a whole request, and the operations that it was spared, and tells the caller."""
+    """Counts a request's steps, the operations it was spared and the passes a cache cut short, and tells the caller."""
 
     callback: Callback | None
     total: int
     done: int = 0
     saved: int = 0
+    skipped: int = 0
 
     def step(self, preview: Callable[[], Tensor]) -> None:
         self.done += 1

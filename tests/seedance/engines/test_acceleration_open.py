@@ -102,8 +102,16 @@ def test_a_cache_on_a_stock_transformer_draws_a_film_near_the_plain_one(
 ) -> None:
     plain, quick = opened("wan-t2v"), staged("wan-t2v", cache=0.1)
     plan = plain.plan("a red cube jumps", seed=4)
-    theirs, ours = (pipe.sample([plan], steps=6)[0].latents for pipe in (plain, quick))
-    assert 0 < (ours - theirs).norm() < 0.2 * theirs.norm()  # something was left out
+    runs = []
+    last = quick.pipe().transformer.blocks[-1].attn1.to_q
+    last.register_forward_pre_hook(lambda *_: runs.append(1))
+    whole, cut = (pipe.sample([plan], steps=6)[0] for pipe in (plain, quick))
+    theirs, ours = whole.latents, cut.latents
+    assert 0 < (ours - theirs).norm() < 0.2 * theirs.norm()
+    skipped = 12 - len(runs)  # of two passes at six steps
+    assert skipped > 0 and cut.record["acceleration"]["skipped"] == pytest.approx(skipped / 12, abs=1e-3)
+    all_, done = (film.record["flops"]["transformer"] for film in (whole, cut))
+    assert done == pytest.approx(all_ * (1 - skipped / 12 / 2))  # each leaves out one of two blocks
     twice = quick.sample([plan], steps=6)[0].latents
     torch.testing.assert_close(twice, ours)  # nothing is left of the last film
 
