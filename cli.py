@@ -212,6 +212,7 @@ def _grounder_arguments(parser: Parser) -> None:
 
 
 def _weights_arguments(parser: Any) -> None:
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a HUB-ID (default: main)")
     parser.add_argument("--adapter", metavar="DIR|HUB-ID", help="LoRA weights to put on the model")
     parser.add_argument(
         "--prompts", metavar="FORMAT", help="how the checkpoint is spoken to, such as timelens-7b (default: recognised)"
@@ -230,8 +231,8 @@ def _grounder(arguments: argparse.Namespace) -> Any:
 
     cache = unitime.FeatureCache() if arguments.cache else None
     return unitime.UniTime.from_pretrained(
-        arguments.model, adapter=arguments.adapter, prompts=arguments.prompts, quantization=arguments.quantization,
-        cache=cache, max_fps=arguments.max_fps,
+        arguments.model, revision=arguments.revision, adapter=arguments.adapter, prompts=arguments.prompts,
+        quantization=arguments.quantization, cache=cache, max_fps=arguments.max_fps,
     )  # fmt: skip
 
 

@@ -306,10 +306,10 @@ def test_ground_prints_moments_of_every_query(shell: Any, benchmark: Path) -> No
     assert (status, err) == (0, "")
     assert out == "a cube jumps: 2.00 - 6.00 s (0.75), 7.00 - 8.00 s (0.12)\nnever: not_found\n"
     others = ("--json", "--no-cache", "--model", "m", "--adapter", "d", "--prompts", "unitime")
-    told = json.loads(shell(*words, *others, "--quantization", "int8", "--max-fps", 2)[1])
+    told = json.loads(shell(*words, *others, "--quantization", "int8", "--max-fps", 2, "--revision", "v1")[1])
     assert (told["video"], told["duration"]) == (str(video), 10.0)
     assert told["groundings"][0]["moments"][0] == {"start": 2.0, "end": 6.0, "score": 0.75}
-    how = {"prompts": "unitime", "quantization": "int8", "max_fps": 2.0}
+    how = {"prompts": "unitime", "quantization": "int8", "max_fps": 2.0, "revision": "v1"}
     assert shell.made == {"name": "m", "adapter": "d", "cache": None, **how}
 
 
@@ -317,7 +317,7 @@ def test_ask_prints_the_answer_and_where_it_was_seen(shell: Any, benchmark: Path
     words = ("ask", benchmark / "videos" / "a.mp4", "What colour is it?", "--option", "red", "--option", "blue")
     assert shell(*words) == (0, "red (seen at 2.00 - 6.00 s)\n", "")
     assert json.loads(shell(*words, "--json")[1])["answer"] == "red"
-    how = {"prompts": None, "quantization": None, "max_fps": None}
+    how = {"prompts": None, "quantization": None, "max_fps": None, "revision": None}
     assert shell.made == {"name": "unitime-nano", "adapter": None, "cache": "cache", **how}
 
 
