@@ -251,7 +251,7 @@ def render(
             for script in scripts
             for k in range(request.num_samples)
         ]
-        return RenderResult([FilmResult(None, plan.seed, {"plan": estimate(plan, request)}) for plan in made])
+        return RenderResult([FilmResult(None, plan.seed, {"plan": estimate(plan, request, defaults)}) for plan in made])
 
     if pipeline is None:
         _foretell(settled, defaults, request)
@@ -400,7 +400,7 @@ def _foretell(plans: Sequence[Any], defaults: Any, request: RenderRequest) -> No
 
     if isinstance(defaults, OpenDefaults):
         for plan in plans:
-            log.info("%s: %s", request.model, sentence(estimate(plan, request)))
+            log.info("%s: %s", request.model, sentence(estimate(plan, request, defaults)))
 
 
 def _where(request: RenderRequest) -> tuple[Any, Any]:
@@ -410,19 +410,20 @@ def _where(request: RenderRequest) -> tuple[Any, Any]:
     return device, pick_dtype(device, request.dtype)[0]
 
 
-def estimate(plan: Any, request: RenderRequest) -> dict[str, Any]:
-    """What rendering ``plan`` would take, from the model's configuration: frames, tokens, FLOPs, memory, seconds."""
+def estimate(plan: Any, request: RenderRequest, defaults: Any) -> dict[str, Any]:
+    """What rendering ``plan`` with a model of these ``defaults`` would take, from its configuration: frames, tokens,
+    FLOPs, memory, seconds; of an open checkpoint also the bytes that are still to be fetched from the hub."""
     import torch
 
     from seedance.dit import DiTConfig, VideoDiT
     from seedance.engines import estimating
     from seedance.engines.engine import OpenDefaults
-    from seedance.pipeline import model_config, model_defaults
+    from seedance.pipeline import model_config
     from seedance.shapes import LatentShape
     from seedance.vae import VAEConfig, VideoVAE
     from shots.runtime.speed import peak_flops
 
-    defaults, (device, dtype) = model_defaults(request.model, request.revision, request.pickles), _where(request)
+    device, dtype = _where(request)
     if isinstance(defaults, OpenDefaults):
         from seedance.acceleration.fit import fit
 

@@ -48,13 +48,14 @@ from seedance.text import TextEncoder
 from seedance.vae import VAEConfig, VideoVAE
 from shots.errors import ShotsError
 from shots.runtime.device import pick_device, pick_dtype
-from shots.runtime.weights import load_into, load_tensors, resolve, save_tensors, sha256_file
+from shots.runtime.weights import load_into, load_tensors, locate, save_tensors, sha256_file
 from shots.script import Script, Shot
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
     from seedance.engines.folder import Checkpoint
+    from shots.runtime.hub import Remote
     from shots.video import Video
 
 log = logging.getLogger("seedance")
@@ -318,7 +319,12 @@ class Seedance:
             SeedanceError: the folder is not a model of this package or of those families, or a file is missing,
                 differs from its hash or does not fit.
         """
-        folder = _resolve(name, revision)
+        found = _locate(name, revision)
+        if isinstance(found, Path):
+            folder = found
+        else:
+            _check_remote(found, dtype, device, lora, transformer, pickles, acceleration)
+            folder = _fetch(found)
         if (checkpoint := _open_checkpoint(folder, pickles)) is not None:
             known = folder.resolve().name if Path(name).is_dir() else str(name)
             if acceleration is not None:
@@ -1129,25 +1135,57 @@ def _component(folder: Path, part: str) -> tuple[Path, dict[str, str]]:
 
 def model_defaults(name: str | Path, revision: str | None = None, pickles: Sequence[str] = ()) -> Defaults:
     """The :class:`Defaults` of a model, without loading it. Arguments as in :meth:`Seedance.from_pretrained`."""
-    folder = _resolve(name, revision)
-    if (checkpoint := _open_checkpoint(folder, pickles)) is not None:
+    found = _locate(name, revision)
+    if (checkpoint := _open_checkpoint(found, pickles)) is not None:
         from seedance.engines.engine import defaults_of
 
         return defaults_of(checkpoint)
     if pickles:
         raise SeedanceError(f"pickles: {name} has none; leave it out")
+    folder = _small(found)
     return _defaults(read_index(folder), folder)
 
 
-def _open_checkpoint(folder: Path, pickles: Sequence[str] = ()) -> Checkpoint | None:
+def _open_checkpoint(found: Path | Remote, pickles: Sequence[str] = ()) -> Checkpoint | None:
     """The checked folder of an open checkpoint in diffusers' layout; None for this package's own models."""
     from seedance.engines import folder as folders
 
+    folder = _small(found)
     if not (folder / "model_index.json").is_file():
         return None
     if not folders.read_index(folder)["_class_name"].endswith("Pipeline"):
         return None
-    return folders.open_checkpoint(folder, pickles)
+    return folders.open_checkpoint(found, pickles) if isinstance(found, Path) else folders.open_remote(found, pickles)
+
+
+def _check_remote(
+    found: Remote,
+    dtype: torch.dtype | str | None,
+    device: torch.device | str | None,
+    lora: Sequence[str | Path],
+    transformer: str | Path | None,
+    pickles: Sequence[str],
+    acceleration: Acceleration | None,
+) -> None:
+    """Refuses what loading would refuse, before any weights are fetched. Arguments as in
+    :meth:`Seedance.from_pretrained`."""
+    try:
+        pick_dtype(
+            pick_device(None if device is None else str(device)),
+            None if dtype is None else str(dtype).removeprefix("torch."),
+        )
+    except ShotsError as error:
+        raise SeedanceError(str(error)) from error
+    checkpoint = _open_checkpoint(found, pickles)
+    if checkpoint is None:
+        read_index(found.folder)
+        Defaults().check(lora=lora, transformer=transformer)
+    else:
+        from seedance.engines.engine import defaults_of
+
+        defaults_of(checkpoint).check(lora=lora, transformer=transformer)
+    if acceleration is not None:
+        acceleration.check(native=checkpoint is None)
 
 
 def _defaults(index: dict[str, Any], folder: Path) -> Defaults:
@@ -1159,17 +1197,29 @@ def _defaults(index: dict[str, Any], folder: Path) -> Defaults:
 
 def model_config(name: str | Path, part: str, revision: str | None = None) -> dict[str, Any]:
     """The configuration of a component ("vae", "transformer") of a model, without loading it."""
-    return _config(*_component(_resolve(name, revision), part))
+    return _config(*_component(_small(_locate(name, revision)), part))
 
 
-def _resolve(name: str | Path, revision: str | None = None) -> Path:
+def _small(found: Path | Remote) -> Path:
+    """Where the small files of a model lie, its weights beside them or not."""
+    return found if isinstance(found, Path) else found.folder
+
+
+def _fetch(found: Remote) -> Path:
+    try:
+        return found.fetch()
+    except ShotsError as error:
+        raise SeedanceError(str(error)) from error
+
+
+def _locate(name: str | Path, revision: str | None = None) -> Path | Remote:
     if Path(name).is_file():
         raise SeedanceError(
             f"model: {name} is one file, which holds one part at most; give the folder of its whole model, and the "
             "file as transformer (--transformer)"
         )
     try:
-        return resolve(name, SHIPPED, revision)
+        return locate(name, SHIPPED, revision)
     except ShotsError as error:
         raise SeedanceError(str(error)) from error
 

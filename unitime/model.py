@@ -43,8 +43,9 @@ from torch import Tensor, nn
 
 from shots.errors import ShotsError
 from shots.runtime.device import free_bytes, pick_device, pick_dtype
+from shots.runtime.hub import Remote
 from shots.runtime.vision import transformers
-from shots.runtime.weights import check_download, resolve
+from shots.runtime.weights import check_download, locate, resolve
 from unitime import formats
 from unitime.errors import UniTimeError
 from unitime.frames import FrameRule
@@ -349,8 +350,9 @@ class VisionLanguageModel:
         if attention not in ("sdpa", "eager"):
             raise UniTimeError(f"attention: {attention!r} cannot take the masks that are needed; use 'sdpa' or 'eager'")
         try:
-            folder = resolve(name_or_path, SHIPPED, revision)
             where = pick_device(device)
+            found = locate(name_or_path, SHIPPED, revision)
+            folder = found if isinstance(found, Path) else _fetch(found, where, dtype, quantization, prompts)
             kind, reason = _dtype(folder, where, dtype)
         except ShotsError as error:
             raise UniTimeError(str(error)) from error
@@ -361,15 +363,9 @@ class VisionLanguageModel:
         settings = _settings(folder) | ({} if extra is None else _settings(extra))
         if prompts is not None:
             settings = {"format": prompts}
-        config = folder / "config.json"
-        if not config.is_file() and (folder / "adapter_config.json").is_file():
-            raise UniTimeError(
-                f"model: {folder} holds a LoRA adapter and no model; give it as the adapter, and its base as the model"
-            )
-        if not config.is_file():
-            raise UniTimeError(f"model: {folder} holds no config.json; give the folder of a Qwen-VL checkpoint")
+        _check_config(folder)
         try:
-            said = json.loads(config.read_text())
+            said = json.loads((folder / "config.json").read_text())
             family = _family(said.get("model_type"))
             chosen = _format(settings, str(name_or_path), said, extra is not None)
             formats.check_family(chosen, family)
@@ -666,6 +662,34 @@ def _family(kind: Any) -> str:
     if kind not in FAMILIES:
         raise UniTimeError(f"model: its type is {kind!r}; one of {', '.join(FAMILIES)} is needed")
     return str(kind)
+
+
+def _check_config(folder: Path) -> None:
+    """Raises UniTimeError where a folder holds no model."""
+    if (folder / "config.json").is_file():
+        return
+    if (folder / "adapter_config.json").is_file():
+        raise UniTimeError(
+            f"model: {folder} holds a LoRA adapter and no model; give it as the adapter, and its base as the model"
+        )
+    raise UniTimeError(f"model: {folder} holds no config.json; give the folder of a Qwen-VL checkpoint")
+
+
+def _fetch(
+    found: Remote, device: torch.device, dtype: str | None, quantization: str | None, prompts: str | None
+) -> Path:
+    """The folder of a model on the hub. Its family is looked at before the headers of its weights, its size before they
+    are fetched. Raises UniTimeError, or ShotsError where the hub or the disk is the reason."""
+    _check_config(found.folder)
+    family = _family(_read_json(found.folder / "config.json").get("model_type"))
+    if prompts is not None:
+        formats.check_family(prompts, family)
+    outline = found.outline()
+    try:
+        _check_folder(outline, device, _dtype(outline, device, dtype)[0], quantization)
+    except UniTimeError as error:
+        raise UniTimeError(str(error).replace(str(outline), found.name)) from error
+    return found.fetch()
 
 
 def _check_folder(folder: Path, device: torch.device, dtype: torch.dtype, quantization: str | None) -> None:

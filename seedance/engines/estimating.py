@@ -60,6 +60,7 @@ def estimate(
         "flops": flops,
         "memory_bytes": sum(weights.values()) + activations,
         "weights_bytes": weights,
+        "download_bytes": checkpoint.download,
         "seconds": round(flops / (utilisation * peak_flops(where, kind)), 2),
         "device": str(where),
         "dtype": str(kind).removeprefix("torch."),
@@ -73,9 +74,11 @@ def sentence(found: Mapping[str, Any]) -> str:
     how = [f"offload {found['offload']}", *(["decoded in tiles"] if found["tiling"] else [])]
     asked = ((name, value) for name, value in found["acceleration"].items() if name != "tiling")
     how += [name if value is True else f"{name} {value}" for name, value in asked]
+    fetched = f"{_gb(found['download_bytes'])} to fetch; " if found["download_bytes"] else ""
     return (
-        f"{found['width']} x {found['height']}, {sum(found['frames'])} frames in {found['dtype']} on {found['device']}"
-        f": {found['tokens']} tokens, {found['flops'] / 1e12:.3g} TFLOP, {stages} ({_gb(found['free_bytes'])} free), "
+        f"{fetched}{found['width']} x {found['height']}, {sum(found['frames'])} frames in {found['dtype']} on "
+        f"{found['device']}: {found['tokens']} tokens, {found['flops'] / 1e12:.3g} TFLOP, {stages} "
+        f"({_gb(found['free_bytes'])} free), "
         f"about {found['seconds']:.0f} s without text and decoding; {', '.join(how)}"
     )
 

@@ -4,7 +4,7 @@ Notable choices:
 
 - `open_checkpoint` reads JSON and the first bytes of each weight file only. A missing part, a download that stopped
   half-way, a shard cut short, a part of another family and weights as pickles are found in milliseconds and said in one
-  line, before minutes are spent.
+  line, before minutes are spent. `open_remote` does so for a hub id before its weights are fetched.
 - The libraries' own loaders warn of missing tensors and draw random ones in their place. Here that is an error.
 - UMT5 looks words up in ``encoder.embed_tokens``, which is ``shared`` under another name although its configuration
   says that nothing is tied; a library that takes it at its word leaves zeros, and every prompt is the same film. The
@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ from shots.runtime.weights import AGAIN, PICKLES, half_download, header_of
 
 if TYPE_CHECKING:
     import torch
+
+    from shots.runtime.hub import Remote
 
 DIFFUSERS = "pip install 'seedance[open]'"  # what brings diffusers
 _STEMS = ("diffusion_pytorch_model", "model")  # of diffusers' and of transformers' weights
@@ -67,6 +69,7 @@ class Checkpoint:
         weights: headers of each part's weight files; empty for parts without weights and for named pickles.
         variants: parts whose files carry a variant ("fp16") in their names.
         pickles: files that are read though they are pickles, relative to the folder.
+        download: bytes of weights that are still on the hub; the folder's are hollow then and cannot be loaded.
     """
 
     folder: Path
@@ -77,6 +80,7 @@ class Checkpoint:
     weights: Mapping[str, tuple[Tensors, ...]]
     variants: Mapping[str, str] = field(default_factory=dict)
     pickles: tuple[str, ...] = ()
+    download: int = 0
 
     def config(self, part: str) -> Mapping[str, Any]:
         """The configuration of `part`, empty where it has none."""
@@ -149,6 +153,21 @@ def open_checkpoint(folder: str | Path, pickles: Sequence[str] = ()) -> Checkpoi
     family.tasks(checkpoint)  # an unknown kind of transformer is refused here
     _statistics(checkpoint)
     return checkpoint
+
+
+def open_remote(found: Remote, pickles: Sequence[str] = ()) -> Checkpoint:
+    """As :func:`open_checkpoint`, of a model whose weights are still on the hub: its class is looked at before their
+    headers are asked for, and nothing more of them is. The disk has to have room for them."""
+    family_of(read_index(found.folder)["_class_name"])
+    try:
+        outline = found.outline()
+        found.check_room()
+    except ShotsError as error:
+        raise SeedanceError(str(error)) from error
+    try:
+        return replace(open_checkpoint(outline, pickles), download=found.download)
+    except SeedanceError as error:
+        raise SeedanceError(str(error).replace(str(outline), found.name)) from error
 
 
 def read_header(path: Path) -> Tensors:

@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from seedance.engines.fingerprint import fingerprint, fingerprints
-from seedance.engines.folder import Checkpoint, diffusers, load_part, open_checkpoint
+from seedance.engines.folder import Checkpoint, diffusers, load_part, open_checkpoint, open_remote
 from seedance.errors import SeedanceError
 from shots.clip import Clip
 from shots.errors import ShotsError
@@ -38,7 +38,7 @@ from shots.folder import PICTURES, captioned_files, clips_in_file
 from shots.runtime.budget import TimeBudget
 from shots.runtime.device import pick_device, pick_dtype
 from shots.runtime.runlog import RunLog
-from shots.runtime.weights import resolve
+from shots.runtime.weights import locate
 from shots.script import Script
 
 CACHE = "cache.json"
@@ -94,23 +94,28 @@ class OpenLatentsRecipe:
 
 def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     """The checked checkpoint of a folder or hub id. Raises SeedanceError unless it is one of Wan's that makes film from
-    words with one transformer (2.1 T2V, 2.2 TI2V)."""
+    words with one transformer (2.1 T2V, 2.2 TI2V), which is found out before a hub id's weights are fetched."""
     try:
-        folder = resolve(model, {}, revision)
+        found = locate(model, {}, revision)
     except ShotsError as error:
         raise SeedanceError(str(error)) from error
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_checkpoint(found) if isinstance(found, Path) else open_remote(found)
     if checkpoint.family.name != "Wan":
-        raise SeedanceError(f"model: {folder} is of the family {checkpoint.family.name}; only Wan's are trained here")
+        raise SeedanceError(f"model: {model} is of the family {checkpoint.family.name}; only Wan's are trained here")
     if "transformer_2" in checkpoint.parts:
-        raise SeedanceError(f"model: {folder} has two experts; only checkpoints with one transformer are trained here")
+        raise SeedanceError(f"model: {model} has two experts; only checkpoints with one transformer are trained here")
     wanted, given = checkpoint.config("vae").get("z_dim"), checkpoint.config("transformer").get("in_channels")
     if wanted != given:
         raise SeedanceError(
-            f"model: the transformer in {folder} takes {given} channels, its VAE has {wanted}: it also wants a "
+            f"model: the transformer in {model} takes {given} channels, its VAE has {wanted}: it also wants a "
             "picture; take a T2V or TI2V checkpoint"
         )
-    return checkpoint
+    if isinstance(found, Path):
+        return checkpoint
+    try:
+        return open_checkpoint(found.fetch())
+    except ShotsError as error:
+        raise SeedanceError(str(error)) from error
 
 
 def read_buckets(said: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, OpenBucket]:

@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from shots.errors import ShotsError
+from shots.runtime.hub import Remote, find
 
-_INDEX = "model_index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 AGAIN = "fetch the model again, or copy the whole folder"
 HALVES = ("*.incomplete", "*.part", "*.aria2")  # what downloads are called while they run
@@ -199,8 +199,9 @@ def _some(names: list[str], most: int = 5) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
-def resolve(name_or_path: str | Path, shipped: Mapping[str, Path], revision: str | None = None) -> Path:
-    """The folder of a model: a shipped name, a folder, or a hub id ("owner/name", fetched and cached).
+def locate(name_or_path: str | Path, shipped: Mapping[str, Path], revision: str | None = None) -> Path | Remote:
+    """The folder of a model, as :func:`resolve` finds it, or what is to be fetched of a hub id ("owner/name") whose
+    weights are not in the cache: to be looked at before they are.
 
     Raises ShotsError when it is none of them or the hub has no such model or cannot be reached.
     """
@@ -215,46 +216,13 @@ def resolve(name_or_path: str | Path, shipped: Mapping[str, Path], revision: str
     if not (owner and slash and rest) or "/" in rest or owner in {".", "..", "~"}:
         known = ", ".join(sorted(shipped)) or "none"
         raise ShotsError(f"model: {name!r} is no shipped model ({known}), no folder and no hub id (owner/name)")
-    return _fetch(name, revision)
+    return find(name, revision)
 
 
-def _fetch(name: str, revision: str | None) -> Path:
-    """The cached folder of a hub id. Of a pipeline only the folders of its parts are fetched, not what lies beside."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+def resolve(name_or_path: str | Path, shipped: Mapping[str, Path], revision: str | None = None) -> Path:
+    """The folder of a model: a shipped name, a folder, or a hub id ("owner/name", fetched and cached).
 
-    kinds = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-    try:
-        index = Path(snapshot_download(name, revision=revision, allow_patterns=["model_index.json"])) / _INDEX
-        if index.is_file() and str((said := json.loads(index.read_text())).get("_class_name")).endswith("Pipeline"):
-            parts = [key for key, value in said.items() if isinstance(value, list) and value[-1] is not None]
-            kinds = ["model_index.json", "seedance.json", *(f"{part}/{kind}" for part in parts for kind in kinds)]
-        return Path(snapshot_download(name, revision=revision, allow_patterns=kinds))
-    except GatedRepoError as error:
-        raise ShotsError(
-            f"model: {name!r} is gated; accept its terms on its page on the hub, then log in (hf auth login) or set "
-            "HF_TOKEN"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ShotsError(
-            f"model: {name!r} has no revision {revision!r} on the hub; leave it out to take main"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ShotsError(
-            f"model: the hub has no {name!r}, or it is private; check the name, or set HF_TOKEN to see your own"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise ShotsError(
-            f"model: {name!r} is not in the cache and the hub cannot be reached; run `hf download {name}` where there "
-            "is a network and set HF_HOME to its cache, or give a folder"
-        ) from error
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ShotsError(f"model: {name!r} could not be fetched from the hub ({reason})") from error
+    Raises ShotsError as :func:`locate` does, and where the disk has no room for what is to be fetched.
+    """
+    found = locate(name_or_path, shipped, revision)
+    return found if isinstance(found, Path) else found.fetch()

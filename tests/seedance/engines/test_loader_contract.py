@@ -212,7 +212,8 @@ def test_the_shell_names_a_pickle_and_a_revision(
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", look)
     assert cli.main([*said, "owner/wan", "--revision", "v1", "--pickle", named, "--dry-run"]) == 0
-    assert set(asked) == {("owner/wan", "v1")}
+    # The later ones ask for the commit that the first one found, whose snapshot is named after it.
+    assert asked[0] == ("owner/wan", "v1") and set(asked[1:]) == {("owner/wan", folder.name)}
 
 
 def test_without_diffusers_the_command_that_brings_it_is_said(
