@@ -47,6 +47,7 @@ def build(
             with gr.Accordion("Record", open=True):
                 record = gr.JSON(show_label=False, max_height=420)
     chosen = gr.State("")
+    sure = gr.Checkbox(visible=False)  # the browser's answer; a State's value cannot come from there
 
     def films(chosen: str, request: gr.Request) -> dict[str, Any]:
         items = []
@@ -95,8 +96,8 @@ def build(
         told |= {direct.fields[name]: str(path) for name, path in pictures.items() if path.is_file()}
         return told | {direct.job: id_, tabs: gr.update(selected="direct")}
 
-    def delete(id_: str, request: gr.Request) -> tuple[Any, Any, Any]:
-        if not id_:  # thought better of
+    def delete(id_: str, sure: bool, request: gr.Request) -> tuple[Any, Any, Any]:
+        if not id_ or not sure:  # thought better of
             return gr.skip(), gr.skip(), gr.skip()
         try:
             services.jobs.delete(id_, services.client(request))
@@ -108,8 +109,9 @@ def build(
     shelf.select(choose, None, [chosen, detail, state, shelf, film, record, *looks.values(), *downloads], **QUIET)
     direct.show(back.click(send_back, chosen, [*direct.fields.values(), direct.job, tabs], **QUIET))
     gone.click(
-        delete, chosen, [detail, chosen, shelf], js="(id) => confirm('Delete this film for good?') ? id : ''", **QUIET
-    )
+        delete, [chosen, sure], [detail, chosen, shelf],
+        js="(id) => [id, confirm('Delete this film for good?')]", **QUIET,
+    )  # fmt: skip
     for name, button in looks.items():
         choice = pickers[name]
 

@@ -167,6 +167,7 @@ def offer(
     event = said.then(
         work, inputs, outputs, concurrency_limit=1, concurrency_id="grounder", show_progress_on=[go], **options
     )
-    event.then(buttons(False), None, [go, stop], queue=False, **QUIET)
+    for after in (event.success, event.failure):  # `then` alone leaves the buttons as they are when the work is refused
+        after(buttons(False), None, [go, stop], queue=False, **QUIET)
     stop.click(buttons(False), None, [go, stop], cancels=[event], queue=False, **QUIET)
     return event

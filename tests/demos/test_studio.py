@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 300_000  # milliseconds: machines that test are busy
 TWO_SHOTS = "A red cube jumps. [cut] A blue <b>sphere</b> spins."
 EXAMPLE = ROOT / "demos" / "examples" / "jump.mp4"
+HTML = '<img src=x onerror="window.struck=1">A red cube <i>jumps</i>.'
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
@@ -299,10 +300,21 @@ def test_a_question_is_answered_with_its_options(opened: Callable[..., Any]) -> 
     assert page.locator("#ask-answer .options li").count() == 2
 
 
-def test_a_script_is_rendered_and_held_against_the_film(opened: Callable[..., Any]) -> None:
+def test_a_video_becomes_a_script_that_is_edited_rendered_and_held_against_the_film(
+    opened: Callable[..., Any], tmp_path: Path
+) -> None:
+    shutil.copyfile(EXAMPLE, tmp_path / "прыжок 🎬 <b>1.mp4")
     page = opened()
     tab(page, "Loop")
-    page.locator("#loop-cards").get_by_label("What is seen").fill("A red cube jumps.")
+    upload(page, "loop", next(tmp_path.iterdir()))
+    page.click("#loop-caption")
+    words = page.locator("#loop-cards").get_by_label("What is seen")
+    page.wait_for_function("[...document.querySelectorAll('#loop-cards textarea')].some(text => text.value)")
+    assert all(words.nth(i).input_value().strip() for i in range(words.count()))
+    for number in range(words.count(), 1, -1):
+        page.get_by_role("button", name=f"Shot {number}: remove").click()
+    words.fill(HTML)
+    page.locator("#loop-cards").get_by_label("Seconds").fill("0.5")
     page.click("#loop-render")
     done(page, "#loop-screen")
     page.click("#loop-verify")
@@ -310,6 +322,46 @@ def test_a_script_is_rendered_and_held_against_the_film(opened: Callable[..., An
     assert page.wait_for_selector("#loop-sheet img").is_visible()
     assert "the script says" in page.inner_text("#loop-said")
     assert page.locator("#loop-cards .head .badge").count() == 1
+    page.wait_for_function("document.querySelector('#loop-table').innerText.includes('<i>jumps</i>')")  # as written
+    assert page.locator("#tab-loop img[src=x]").count() == 0 and page.evaluate("window.struck") is None
+    page.reload()
+    tab(page, "Loop")
+    page.wait_for_selector("#loop-sheet img")  # what was found is still there
+    assert words.input_value() == HTML
+
+
+def test_html_in_a_caption_is_shown_as_text_wherever_it_stands(opened: Callable[..., Any]) -> None:
+    page = opened()
+    render(page, HTML)
+    done(page)
+    page.wait_for_selector("#direct-get-film:not([disabled])")
+    page.get_by_label("Shots", exact=True).check()
+    page.wait_for_selector("#direct-cards .card .foot")
+    tab(page, "Gallery")
+    assert page.locator("#gallery-films .title").first.inner_text() == HTML
+    page.locator("#gallery-films button").first.click()
+    playing(page, "#gallery-film")
+    page.locator("#tab-gallery").get_by_text("onerror").first.wait_for()  # in the record
+    tab(page, "Ground")
+    page.click("#ground-pick input")
+    page.get_by_role("option", name=HTML[:40]).first.wait_for()
+    assert page.locator("img[src=x]").count() == 0 and page.evaluate("window.struck") is None
+
+
+def test_an_upload_that_was_cut_off_is_said_and_the_page_goes_on(opened: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "half.mp4").write_bytes(EXAMPLE.read_bytes()[:900])
+    page = opened()
+    tab(page, "Ground")
+    page.set_input_files("#ground-player input[type=file]", tmp_path / "half.mp4")
+    page.wait_for_selector("#ground-player video", state="attached")
+    page.fill("#ground-queries textarea", "a red cube jumps")
+    page.click("#ground-find")
+    page.get_by_text("half.mp4 is not a video that can be read").first.wait_for()
+    page.wait_for_selector("#ground-find:not([disabled])")
+    assert page.query_selector("#ground-timeline .moment") is None
+    pick(page, "ground")
+    page.click("#ground-find")
+    page.wait_for_selector("#ground-timeline .moment")
 
 
 def test_a_film_of_the_gallery_goes_back_to_the_form(opened: Callable[..., Any]) -> None:
@@ -324,6 +376,25 @@ def test_a_film_of_the_gallery_goes_back_to_the_form(opened: Callable[..., Any])
     page.wait_for_selector("#direct-cards", state="visible")
     assert page.locator("#direct-cards").get_by_label("What is seen").input_value() == "A red sphere spins."
     done(page)
+
+
+def test_a_film_is_deleted_only_where_that_is_meant(opened: Callable[..., Any]) -> None:
+    page = opened()
+    render(page, "A blue sphere jumps.")
+    done(page)
+    tab(page, "Gallery")
+    film = page.get_by_role("button", name="A blue sphere jumps.")
+    film.first.click()
+    playing(page, "#gallery-film")
+    count = film.count()
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    page.click("#gallery-delete")
+    page.wait_for_timeout(1000)
+    assert film.count() == count and page.get_by_text("Not deleted").count() == 0
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.click("#gallery-delete")
+    page.wait_for_selector("#gallery-film", state="hidden")
+    assert film.count() == count - 1
 
 
 class Patient:
@@ -422,6 +493,19 @@ def test_a_page_that_is_closed_stops_the_look_that_was_made_for_it(
     assert grounder.begun.wait(60)
     page.close()
     assert grounder.stopped.wait(20)
+
+
+def test_an_upload_that_is_too_large_is_refused_in_words(
+    opened: Callable[..., Any], patient: tuple[str, Patient], tmp_path: Path
+) -> None:
+    (tmp_path / "large.mp4").write_bytes(EXAMPLE.read_bytes() + bytes(1_000_000))
+    page = opened(url=patient[0])
+    tab(page, "Ask")
+    page.set_input_files("#ask-player input[type=file]", tmp_path / "large.mp4")
+    page.get_by_text("exceed the maximum allowed size").wait_for()
+    page.fill("#ask-question textarea", "What jumps?")
+    page.click("#ask-go")
+    page.get_by_text("upload a film, or pick one").wait_for()
 
 
 def test_nothing_overflows_at_a_phones_width(opened: Callable[..., Any]) -> None:
