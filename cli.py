@@ -427,6 +427,8 @@ def _evaluate_grounding(arguments: argparse.Namespace) -> None:
         top_k=arguments.top_k, limit=arguments.limit, model=name, progress=_reporter(),
     )  # fmt: skip
     _print(arguments, run.to_dict(), str(run))
+    if run.failed and run.usable == 0:
+        raise ShotsFailure(f"videos: none that are asked about could be used in {arguments.videos}; see above why")
 
 
 def _reporter(every: float = 10.0) -> Callable[[int, int, str], None]:

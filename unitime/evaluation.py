@@ -55,6 +55,7 @@ class GroundingRun:
         queries: how many were asked for.
         resumed: how many of them had been answered before.
         failed: why videos could not be used, by their name.
+        usable: how many of the queries are about other videos.
         notes: what was done to the annotations.
         reports: both protocols' figures, by name.
     """
@@ -63,6 +64,7 @@ class GroundingRun:
     queries: int
     resumed: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    usable: int = 0
     notes: tuple[str, ...] = ()
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -153,6 +155,7 @@ def evaluate_grounding(
         _fill(run, load(), left, folder, top_k, model, progress)
     answers = [answer for answer in read_predictions(path) if str(answer.id) in asked]
     run.failed |= _failures(path, asked)
+    run.usable = sum(query.video not in run.failed for query in queries)
     for protocol in PROTOCOLS:
         try:
             run.reports[protocol] = evaluate(answers, queries, protocol, min_score=LIKELY)

@@ -340,6 +340,10 @@ def test_evaluate_grounding_writes_predictions_and_prints_both_protocols(shell: 
     assert (told["queries"], told["resumed"]) == (6, 4)
     assert told["unitime"]["R1@0.5"] == 33.33
     assert rows(benchmark)[0]["model"] == "unitime-nano"
+    (benchmark / "videos" / "a.mp4").unlink()
+    status, out, err = shell(*words, "-o", benchmark / "q.jsonl")
+    assert status == 1  # not one answer: figures are printed, and are none
+    assert "not usable" in out and "videos: none that are asked about" in err
     status, _, err = shell("evaluate", "grounding", "--videos", benchmark)
     assert (status, err.count("\n")) == (2, 1)
     assert "give --annotations FILE and --videos DIR" in err
