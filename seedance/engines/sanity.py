@@ -42,15 +42,22 @@ def check_step(prediction: Any, name: str) -> None:
     noise and clean latents all have a spread of about 1, and an answer near 0 would leave the noise as it is."""
     if not isinstance(prediction, Tensor):
         return
-    said = prediction.float()
-    if not torch.isfinite(said).all():
-        raise SeedanceError(f"model: the first step of {name} is not numbers; {_FORMATS}")
-    spread, middle = float(said.std()), float(said.mean())
+    _check_range(
+        prediction.float(), f"the predictions of the first step of {name}",
+        "so noise would come out: the transformer's weights are broken, another model's or scaled (fp8 files), or the "
+        "guidance is far too strong",
+    )  # fmt: skip
+
+
+def _check_range(values: Tensor, what: str, then: str) -> None:
+    """SeedanceError if values that should be spread by about 1 around 0 are not numbers, or far from that."""
+    if not torch.isfinite(values).all():
+        raise SeedanceError(f"model: {what} are not numbers; {_FORMATS}")
+    spread, middle = float(values.std()), float(values.mean())
     if not LEAST_STD <= spread <= MOST_STD or abs(middle) > MOST_STD:
         raise SeedanceError(
-            f"model: the first step of {name} lies around {middle:.3g} with a spread of {spread:.3g}, where about 0 "
-            "and 1 are expected, so noise would come out: the transformer's weights are broken, another model's or "
-            "scaled (fp8 files), or the guidance is far too strong"
+            f"model: {what} lie around {middle:.3g} with a spread of {spread:.3g}, where about 0 and 1 are expected, "
+            f"{then}"
         )
 
 
@@ -73,13 +80,7 @@ def normalised(latents: Tensor, vae: Any) -> Tensor:
 
 def check_latents(latents: Tensor, vae: Any, name: str) -> None:
     """SeedanceError if a shot's last latents, as the VAE takes them, are not numbers or far off the range."""
-    seen = normalised(latents.float(), vae)
-    if not torch.isfinite(seen).all():
-        raise SeedanceError(f"model: the latents of {name} are not numbers; {_FORMATS}")
-    spread, middle = float(seen.std()), float(seen.mean())
-    if not LEAST_STD <= spread <= MOST_STD or abs(middle) > MOST_STD:
-        raise SeedanceError(
-            f"model: the latents of {name} lie around {middle:.3g} with a spread of {spread:.3g}, where about 0 and 1 "
-            "are expected; that decodes to noise or to one grey: its parts do not belong together, or the guidance is "
-            "far too strong"
-        )
+    _check_range(
+        normalised(latents.float(), vae), f"the latents of {name}",
+        "which decodes to noise or to one grey: its parts do not belong together, or the guidance is far too strong",
+    )  # fmt: skip

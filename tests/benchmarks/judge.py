@@ -26,12 +26,13 @@ from shots.stage.heldout import suite
 from shots.stage.judge import Judge
 from shots.stage.judge.read import Reading
 
+SHOT = ("floor", "sky", "style", "angle", "shot_size", "camera")  # facts of a shot that the readers were asked for
 EYES = Path(__file__).with_name("eyes.json")
 
 
 def seen(reading: Reading) -> dict[str, str]:
     """What the judge reads of a shot with one actor, by the keys that the readers were asked for."""
-    found = {name: reading.best(name) for name in ("floor", "sky", "style", "angle", "shot_size", "camera")}
+    found = {name: reading.best(name) for name in SHOT}
     colour = max(reading.actors, key=lambda name: reading.actors[name].there)
     actor = reading.actors[colour]
     found |= {name: actor.best(name) for name in ("shape", "size", "surface", "action")}
@@ -40,8 +41,8 @@ def seen(reading: Reading) -> dict[str, str]:
 
 
 def by_eye(judge: Judge) -> dict[str, Any]:
-    """The judge beside the readers: per key [agrees, of those that both readers told alike], and the readers beside
-    each other."""
+    """The judge beside the readers: per key [agrees, of those that both readers told alike], the readers beside each
+    other, and what both told alike beside what the script says."""
     told = json.loads(EYES.read_text(encoding="utf-8"))
     index = json.loads((SHIPPED["seedance-nano"] / "model_index.json").read_text(encoding="utf-8"))
     if any(index["files"].get(name) != digest for name, digest in told["transformer"].items()):
@@ -49,17 +50,22 @@ def by_eye(judge: Judge) -> dict[str, Any]:
     model = Seedance.from_pretrained("seedance-nano")
     agree: dict[str, list[int]] = {key: [0, 0] for key in told["keys"]}
     alike: dict[str, list[int]] = {key: [0, 0] for key in told["keys"]}
+    script: dict[str, list[int]] = {key: [0, 0] for key in told["keys"] if key != "whole"}
     items = suite(told["suite"])
     for number, (one, two) in enumerate(zip(*told["readers"], strict=True)):
         video = model(items[number].script, seed=told["seed"] + number)
         found = seen(judge.read(video.frames, video.fps))
+        said = items[number].said[0]
+        asked = {**vars(said.actors[0]), **{key: getattr(said, key) for key in SHOT}}
         for key, a, b in zip(told["keys"], one, two, strict=True):
             if "?" in (a, b):
                 continue
             alike[key] = [alike[key][0] + (a == b), alike[key][1] + 1]
             if a == b:
                 agree[key] = [agree[key][0] + (found[key] == a), agree[key][1] + 1]
-    return {"films": len(told["readers"][0]), "agree": agree, "readers_alike": alike}
+                if asked.get(key) is not None:
+                    script[key] = [script[key][0] + (asked[key] == a), script[key][1] + 1]
+    return {"films": len(told["readers"][0]), "agree": agree, "readers_alike": alike, "script": script}
 
 
 def main() -> None:

@@ -128,18 +128,22 @@ def _by_eye(training: dict[str, Any]) -> str:
     report = training.get("reports", {}).get("by_eye")
     if report is None:
         return ""
-    agree, alike = report["agree"], report["readers_alike"]
+    agree, alike, script = report["agree"], report["readers_alike"], report.get("script", {})
     rows = [
-        (_NAMES.get(key, key.replace("_", " ")), f"{right} of {of}", f"{alike[key][0]} of {alike[key][1]}")
+        (
+            _NAMES.get(key, key.replace("_", " ")), f"{right} of {of}", "{} of {}".format(*alike[key]),
+            "{} of {}".format(*script[key]) if key in script else "-",
+        )
         for key, (right, of) in agree.items()
-    ]
+    ]  # fmt: skip
     right, of = (sum(part) for part in zip(*(pair for key, pair in agree.items() if key != "whole"), strict=True))
-    rows.append(("all facts", f"{right} of {of} ({share(right / of) if of else '-'})", ""))
+    rows.append(("all facts", f"{right} of {of} ({share(right / of) if of else '-'})", "", ""))
     about = (
         f"Beside two readers by eye, on {report['films']} films of seedance-nano (the same command). What one of them\n"
-        "could not tell, or the two told differently, is left out."
+        "could not tell, or the two told differently, is left out. The last column is prompt following by eye."
     )
-    return f"{about}\n\n{table(('', 'judge as both readers', 'readers alike'), rows)}"
+    head = ("", "judge as both readers", "readers alike", "both as the script says")
+    return f"{about}\n\n{table(head, rows)}"
 
 
 _NAMES = {

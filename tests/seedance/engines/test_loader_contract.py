@@ -424,10 +424,10 @@ def test_silent_noise_is_an_error(opened: Opened, monkeypatch: pytest.MonkeyPatc
     kept, whole = bias.clone(), weight.clone()
     try:
         bias.fill_(float("nan"))
-        with pytest.raises(SeedanceError, match=r"first step of .* is not numbers; .*--dtype bf16"):
+        with pytest.raises(SeedanceError, match=r"first step of .* are not numbers; .*--dtype bf16"):
             pipe("a red cube", seed=1)
         bias.fill_(1e6)
-        with pytest.raises(SeedanceError, match="first step of .* lies around 1e"):
+        with pytest.raises(SeedanceError, match="first step of .* lie around 1e"):
             pipe("a red cube", seed=1)
         weight.zero_()
         bias.zero_()  # the noise would stay as it is, of the spread that latents have

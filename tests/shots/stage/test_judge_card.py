@@ -23,14 +23,18 @@ def test_the_card_shows_what_is_read_right_before_and_after_the_vae(tmp_path: Pa
     reports = {
         "stage": {"films": 4, "right": {"shape": 0.98, "present": 1.0}, "of": {}},
         "vae_round_trip": {"films": 4, "right": {"shape": 0.95}, "of": {}},
-        "by_eye": {"films": 3, "agree": {"shape": [1, 2], "whole": [2, 2]},
-                   "readers_alike": {"shape": [2, 3], "whole": [2, 2]}},  # fmt: skip
+        "by_eye": {
+            "films": 3,
+            "agree": {"shape": [1, 2], "whole": [2, 2]},
+            "readers_alike": {"shape": [2, 3], "whole": [2, 2]},
+            "script": {"shape": [0, 2]},
+        },  # fmt: skip
     }
     (tmp_path / "report.json").write_text(json.dumps(reports))
     write_card(tmp_path, reports=[tmp_path / "report.json"], machine="a small box", commit="abc")
     text = card.read_text()
     assert "| shape | 98 % | 95 % |" in text and "| colours that are there, read so | 100 % | - |" in text
-    assert "| shape | 1 of 2 | 2 of 3 |" in text and "| all facts | 1 of 2 (50 %) |" in text
+    assert "| shape | 1 of 2 | 2 of 3 | 0 of 2 |" in text and "| all facts | 1 of 2 (50 %) |" in text
     assert "a small box" in text and "5 minutes" in text and "tests.benchmarks.judge" in text
     assert write_card(tmp_path).read_text() == text
     loop = {"seed": 5, "optimizer": "muon", "learning_rate": 0.002}
